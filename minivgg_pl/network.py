@@ -1,0 +1,135 @@
+"""MiniVGG, the network alone: a plain `torch.nn.Module` that needs no Lightning."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minivgg_pl.architectures import ARCHITECTURES
+
+# Keras' BatchNormalization defaults. Its momentum is the share of the old statistic, PyTorch's that of the new one:
+# 0.99 there is 0.01 here. One difference stays: Keras 3 updates the moving variance with the biased batch variance,
+# PyTorch with the unbiased one (1.6 % apart for the dense layer at batch 64, nothing for the convolutions).
+BATCH_NORM_EPS = 1e-3
+BATCH_NORM_MOMENTUM = 0.01
+
+IMAGE_SIZE = 32
+IMAGE_CHANNELS = 3
+
+
+class MiniVGG(nn.Module):
+    """A mini VGG: two blocks of two 3x3 convolutions, a hidden dense layer, a linear classifier.
+
+    Every convolution and the hidden dense layer are followed by ReLU and then batch norm, in that order, as in the
+    article. Kernels start Glorot-uniform and biases at zero, as in Keras. Dense weights follow PyTorch's
+    channel-height-width flattening.
+
+    Args:
+        variant: `"classic"` or `"wide"`, a row of `minivgg_pl.architectures.ARCHITECTURES`.
+        num_classes: Number of classes, at least 2.
+        dense_units: Width of the hidden dense layer; `None` takes the variant's own (512 for `classic`, 256 for
+            `wide`). 300 gives the network of the article's listing, which contradicts its text.
+        mean: Per-channel mean in [0, 1] subtracted from the input; `None`, the article's choice, subtracts nothing.
+        std: Per-channel standard deviation that the input is then divided by; `None` divides by nothing.
+
+    Input shape:
+        `(N, 3, 32, 32)` float in [0, 1]: a picture's bytes divided by 255, never normalised by the caller.
+
+    Output shape:
+        `(N, num_classes)` float logits. Softmax makes them probabilities.
+
+    Raises:
+        ValueError: On an unknown variant, fewer than 2 classes, no dense units, or `mean`/`std` of another length
+            than 3 or with a `std` that is not positive.
+
+    Example:
+        >>> MiniVGG("wide")(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        variant: str = "classic",
+        num_classes: int = 10,
+        dense_units: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_arguments(variant, num_classes, dense_units, mean, std)
+        architecture = ARCHITECTURES[variant]
+        dense_units = dense_units or architecture.dense_units
+        self.variant = variant
+        self.num_classes = num_classes
+        # Saved with the weights, so that weights and preprocessing cannot part.
+        self.register_buffer("mean", _channel_buffer(mean))
+        self.register_buffer("std", _channel_buffer(std))
+
+        in_channels, size = IMAGE_CHANNELS, IMAGE_SIZE
+        self.num_blocks = len(architecture.blocks)
+        for number, widths in enumerate(architecture.blocks, start=1):
+            self.add_module(f"block{number}", _block(in_channels, widths, architecture.block_dropout))
+            in_channels, size = widths[-1], size // 2
+        self.flatten = nn.Flatten()
+        self.dense = nn.Linear(in_channels * size * size, dense_units)
+        self.dense_relu = nn.ReLU(inplace=True)
+        self.dense_bn = nn.BatchNorm1d(dense_units, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+        self.dense_dropout = nn.Dropout(architecture.dense_dropout)
+        self.classifier = nn.Linear(dense_units, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw Glorot-uniform kernels and set every bias to zero: the defaults of Keras' Conv2D and Dense."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits `(N, num_classes)` for images `(N, 3, 32, 32)` in [0, 1]."""
+        x = images
+        if self.mean is not None:
+            x = x - self.mean
+        if self.std is not None:
+            x = x / self.std
+        for number in range(1, self.num_blocks + 1):
+            x = self.get_submodule(f"block{number}")(x)
+        x = self.dense_relu(self.dense(self.flatten(x)))
+        return self.classifier(self.dense_dropout(self.dense_bn(x)))
+
+
+def _block(in_channels: int, widths: Sequence[int], dropout: float) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, out_channels in enumerate(widths, start=1):
+        layers[f"conv{number}"] = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding="same")
+        layers[f"relu{number}"] = nn.ReLU(inplace=True)
+        layers[f"bn{number}"] = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+        in_channels = out_channels
+    layers["pool"] = nn.MaxPool2d(2)
+    layers["dropout"] = nn.Dropout(dropout)
+    return nn.Sequential(layers)
+
+
+def _channel_buffer(values: Sequence[float] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+
+
+def _check_arguments(
+    variant: str,
+    num_classes: int,
+    dense_units: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> None:
+    if variant not in ARCHITECTURES:
+        raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(ARCHITECTURES)}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}: a classifier needs at least 2")
+    if dense_units is not None and dense_units < 1:
+        raise ValueError(f"dense_units is {dense_units}: give at least 1, or nothing for the variant's own")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != IMAGE_CHANNELS:
+            raise ValueError(f"{name} has {len(values)} values: give {IMAGE_CHANNELS}, one for each colour channel")
+    if std is not None and min(std) <= 0:
+        raise ValueError(f"std is {list(std)}: every value must be above 0")
