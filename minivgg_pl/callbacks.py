@@ -1,0 +1,230 @@
+"""What a run of the command line writes and prints while it trains: callbacks around the run folder."""
+
+import platform
+import random
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
+
+from minivgg_pl import plots, runs
+from minivgg_pl.article import article_rows
+
+BAR_REFRESH = 50  # batches; each refresh reads the device
+
+
+class RunRecorder(Callback):
+    """Claims the run folder once the data are known to be good, and keeps metrics.csv and summary.json in it.
+
+    Args:
+        base: Folder that run folders are made in.
+        name: Name of the run's kind: the variant, and "synthetic" where the data are.
+        resume: Where the run continues, or None for a new run.
+    """
+
+    def __init__(self, base: Path, name: str, resume: runs.ResumePoint | None = None) -> None:
+        self.base = base
+        self.name = name
+        self.resume = resume
+        self.folder: Path | None = None
+        self.rows: list[runs.Row] = resume.history() if resume else []
+        self._epoch_start = self._train_end = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or self.folder is not None:
+            return
+        folder = None
+        if trainer.is_global_zero:
+            continued = self.resume.folder if self.resume else None
+            folder = continued or runs.claim_run_folder(self.base / self.name)
+        self.folder = Path(trainer.strategy.broadcast(folder))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch:
+            self._train_end = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rows.append(self._row(trainer))
+        if trainer.is_global_zero:
+            runs.write_metrics(self.folder / "metrics.csv", self.rows)
+
+    def _row(self, trainer: Trainer) -> runs.Row:
+        num_images = trainer.num_training_batches * trainer.datamodule.batch_size * trainer.world_size
+        num_images = min(num_images, len(trainer.datamodule.train_set))
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        return {
+            **{column: metrics[column] for column in runs.METRIC_COLUMNS if column in metrics},
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            # What the next batch will use: the schedule has already been stepped.
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self._epoch_start,
+            "images_per_second": num_images / (self._train_end - self._epoch_start),
+        }
+
+    def title(self) -> str:
+        """Return the heading of the run's pictures."""
+        return f"mini VGG {self.name}"
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """`checkpoints/last.ckpt` after each epoch and `checkpoints/best.ckpt` by validation accuracy."""
+
+    def __init__(self, recorder: RunRecorder) -> None:
+        super().__init__(
+            filename="best",
+            monitor="val_acc",
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.recorder = recorder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.dirpath = str((self.recorder.folder / runs.LAST_CHECKPOINT.parent).resolve())
+        super().setup(trainer, pl_module, stage)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Keeps the parsed configuration in the run folder: config.yaml, then config.resume-1.yaml and so on."""
+
+    def __init__(self, parser: Any, config: Any, recorder: RunRecorder, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+        self.recorder = recorder
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            path = runs.next_config(self.recorder.folder)
+            self.parser.save(self.config, path, skip_none=False, overwrite=False)
+
+
+class RandomState(Callback):
+    """Keeps the random generators in the checkpoint, so that a resumed run draws what it would have drawn."""
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        kind, keys, *rest = np.random.get_state()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+            "numpy": [kind, keys.tolist(), *rest],
+            "python": random.getstate(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # As late as can be: Lightning itself draws numbers while it sets a resumed run up.
+        if self._restored is not None:
+            state, self._restored = self._restored, None
+            torch.set_rng_state(state["torch"])
+            if len(state["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(state["cuda"])
+            kind, keys, *rest = state["numpy"]
+            np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+            version_, internal, gauss = state["python"]
+            random.setstate((version_, tuple(internal), gauss))
+
+
+class CurvePlot(Callback):
+    """Redraws `curves.png` after each epoch.
+
+    Args:
+        recorder: Holds the rows to draw.
+        variant: Whose article curve to draw.
+        reference: `article` draws the article's own curve behind the run's.
+        val_label: What the validation images are.
+    """
+
+    def __init__(self, recorder: RunRecorder, variant: str, reference: str | None, val_label: str) -> None:
+        self.recorder = recorder
+        self.reference = article_rows(variant) if reference == "article" else None
+        self.val_label = val_label
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            path = self.recorder.folder / "curves.png"
+            plots.draw_curves(
+                self.recorder.rows, path, self.recorder.title(), reference=self.reference, val_label=self.val_label
+            )
+
+
+class EpochLines(Callback):
+    """Prints one line an epoch, above the progress bar where there is one."""
+
+    def __init__(self, recorder: RunRecorder) -> None:
+        self.recorder = recorder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        row = self.recorder.rows[-1]
+        total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
+        line = (
+            f"epoch {row['epoch']}/{total}  "
+            + "  ".join(f"{name} {row.get(name, float('nan')):.4f}" for name in runs.METRIC_COLUMNS[3:7])
+            + f"  {row['seconds']:.1f} s  {row['images_per_second']:.0f} images/s"
+        )
+        bar = trainer.progress_bar_callback
+        bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
+
+
+class TestReport(Callback):
+    """Writes report.csv and confusion_matrix.png after the test."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    def __init__(self, recorder: RunRecorder) -> None:
+        self.recorder = recorder
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or self.recorder.folder is None:
+            return
+        report = {name: value.tolist() for name, value in pl_module.class_report.items()}
+        names = trainer.datamodule.class_names
+        lines = ["class,precision,recall,f1,support"]
+        for number, name in enumerate(names):
+            scores = ",".join(f"{report[column][number]:.4f}" for column in ("precision", "recall", "f1"))
+            lines.append(f"{name},{scores},{sum(report['confusion_matrix'][number])}")
+        runs.write_text(self.recorder.folder / "report.csv", "\n".join(lines) + "\n")
+        path = self.recorder.folder / "confusion_matrix.png"
+        plots.draw_confusion_matrix(
+            report["confusion_matrix"], names, path, f"{self.recorder.title()}: test set, last epoch"
+        )
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "jsonargparse")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def device_name(device: torch.device) -> str:
+    """Return the GPU's name, or the processor's with the number of threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

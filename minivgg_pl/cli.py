@@ -1,0 +1,232 @@
+"""The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from minivgg_pl import callbacks, runs
+from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, fail
+from minivgg_pl.data import CIFAR10DataModule
+from minivgg_pl.errors import InputError
+from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
+
+TRAINER_DEFAULTS = {
+    "default_root_dir": "runs",
+    "devices": 1,
+    # metrics.csv is written by RunRecorder; a logger given with --trainer.logger runs beside it.
+    "logger": False,
+    # The first epoch's validation comes soon enough.
+    "num_sanity_val_steps": 0,
+}
+
+
+class OneLineParser(LightningArgumentParser):
+    """Reports bad input in one line, without the usage text above it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
+
+
+class MiniVGGCLI(LightningCLI):
+    """LightningCLI for LitMiniVGG and CIFAR10DataModule; parses and builds, and leaves training to `train`.
+
+    Args:
+        args: Arguments with every short name replaced by its dotted option.
+        resume: Where a run continues, or None for a new run.
+    """
+
+    def __init__(self, args: list[str], resume: runs.ResumePoint | None = None) -> None:
+        self.resume = resume
+        self.recorder: callbacks.RunRecorder | None = None
+        super().__init__(
+            LitMiniVGG,
+            CIFAR10DataModule,
+            save_config_callback=callbacks.SaveRunConfig,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            parser_class=OneLineParser,
+            parser_kwargs={"description": "Every option of the mini VGG trainer. The short help: --help"},
+            args=args,
+            run=False,
+            # Off: it would write an `_instantiator` into checkpoints, and loading them would need jsonargparse.
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that belong to neither the trainer, the model nor the data."""
+        parser.add_argument(
+            "--curves.reference",
+            type=Literal["article"] | None,
+            default=None,
+            help="Whose curve curves.png draws behind the run's own.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
+        config = self.config
+        if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
+            config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
+        _check_epochs(config.trainer.max_epochs)
+        _check_gpus(config.trainer.accelerator, config.trainer.devices)
+        if self.resume:
+            _check_same_network(self.resume, config.model)
+        name = config.model.variant + ("-synthetic" if config.data.dataset == "synthetic" else "")
+        self.recorder = callbacks.RunRecorder(Path(config.trainer.default_root_dir), name, self.resume)
+        self.save_config_kwargs = {"recorder": self.recorder}
+        self.trainer_defaults["callbacks"] = self._callbacks(config)
+
+    def _callbacks(self, config: Any) -> list[Callback]:
+        chosen: list[Callback] = [callbacks.RandomState()]
+        if config.trainer.enable_progress_bar is None:
+            # A bar is for a terminal; a log file gets the line an epoch alone.
+            config.trainer.enable_progress_bar = sys.stderr.isatty()
+        if config.trainer.enable_progress_bar:
+            chosen.append(TQDMProgressBar(refresh_rate=callbacks.BAR_REFRESH))
+        if config.trainer.fast_dev_run:
+            return chosen
+        val_label = "validation (test set)" if config.data.val_size == 0 else "validation (held out)"
+        chosen += [
+            self.recorder,
+            callbacks.EpochLines(self.recorder),
+            callbacks.CurvePlot(self.recorder, config.model.variant, config.curves.reference, val_label),
+            callbacks.TestReport(self.recorder),
+        ]
+        if config.trainer.enable_checkpointing is not False:
+            chosen.append(callbacks.RunCheckpoint(self.recorder))
+        return chosen
+
+
+def train(argv: list[str], resume_path: str | None = None) -> int:
+    """Parse, fit, test once, write summary.json and print the table.
+
+    Args:
+        argv: Arguments for LightningCLI.
+        resume_path: Run folder or checkpoint to continue, or None.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        InputError: On bad input.
+    """
+    # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
+    resume = runs.find_resume_point(Path(resume_path)) if resume_path else None
+    try:
+        cli = MiniVGGCLI(_with_resumed_options(argv, resume), resume)
+    except (ValueError, MisconfigurationException) as error:
+        raise InputError(str(error)) from error
+    if resume and _is_finished(resume, cli.trainer):
+        print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
+        return 0
+    return _fit_and_test(cli, resume)
+
+
+def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
+    start = time.perf_counter()
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
+    except NonFiniteLossError as error:
+        return fail(f"{error} (the last good weights: {cli.recorder.folder / runs.LAST_CHECKPOINT})", EXIT_FAILED)
+    test = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+    if cli.recorder.folder is not None and cli.trainer.is_global_zero:
+        summary = _summary(cli, test, time.perf_counter() - start)
+        runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
+        _print_table(summary)
+    return 0
+
+
+def _with_resumed_options(argv: list[str], resume: runs.ResumePoint | None) -> list[str]:
+    """Put the run's own options first, so that those typed beside `--resume` win."""
+    if resume is None:
+        return argv
+    if resume.config is not None:
+        return [f"--config={resume.config}", *argv]
+    # Plain JSON is YAML too; an option that is not set stays out.
+    return [*(f"--model.{k}={json.dumps(v)}" for k, v in resume.hparams.items() if v is not None), *argv]
+
+
+def _is_finished(resume: runs.ResumePoint, trainer: Trainer) -> bool:
+    """Tell a finished run from one that was killed between its last epoch and its test."""
+    tested = resume.folder is not None and (resume.folder / runs.SUMMARY).exists()
+    return tested and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= resume.epoch
+
+
+def _check_epochs(max_epochs: int | None) -> None:
+    if max_epochs is not None and max_epochs < 1 and max_epochs != -1:
+        raise InputError(f"--trainer.max_epochs {max_epochs}: give 1 or more (or -1 for no end)")
+
+
+def _check_gpus(accelerator: Any, devices: Any) -> None:
+    if accelerator not in ("gpu", "cuda"):
+        return
+    available = torch.cuda.device_count()
+    wanted = int(devices) if str(devices).isdecimal() else 1
+    if available == 0:
+        raise InputError(f"--gpus {wanted}: this machine has no GPU that torch can use; --gpus 0 runs on the CPU")
+    if wanted > available:
+        raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")
+
+
+def _check_same_network(resume: runs.ResumePoint, model: Any) -> None:
+    for name in ("variant", "num_classes", "dense_units"):
+        if resume.hparams.get(name) != model[name]:
+            raise InputError(
+                f"--resume {resume.checkpoint}: the checkpoint has {name} {resume.hparams.get(name)}, but "
+                f"{name} {model[name]} was given; leave --model.{name} out or train a new run"
+            )
+
+
+def _summary(cli: MiniVGGCLI, test: dict[str, float], wall_seconds: float) -> dict[str, Any]:
+    rows, data, config = cli.recorder.rows, cli.datamodule, cli.config
+    last = rows[-1] if rows else {}
+    statistics = sum(b.numel() for name, b in cli.model.net.named_buffers() if "running" in name)
+    trainable = sum(p.numel() for p in cli.model.net.parameters() if p.requires_grad)
+    return {
+        "variant": config.model.variant,
+        "dataset": data.dataset,
+        "dataset_md5": "verified",
+        "validation": "test set" if data.val_size == 0 else f"{data.val_size} training images held out",
+        "num_parameters": trainable + statistics,
+        "num_trainable": trainable,
+        "epochs": int(last.get("epoch", 0)),
+        **{name: last.get(name) for name in ("train_loss", "train_acc", "val_loss", "val_acc")},
+        **{name: test[name] for name in ("test_loss", "test_acc")},
+        "images_per_second": sorted(row["images_per_second"] for row in rows)[len(rows) // 2] if rows else None,
+        "minutes": sum(row["seconds"] for row in rows) / 60,
+        "wall_seconds_of_this_start": wall_seconds,
+        "seed": config.seed_everything,
+        "precision": str(cli.trainer.precision),
+        "device": callbacks.device_name(cli.trainer.strategy.root_device),
+        "num_devices": cli.trainer.world_size,
+        "versions": callbacks.package_versions(),
+        "run_folder": str(cli.recorder.folder),
+    }
+
+
+@rank_zero_only
+def _print_table(summary: dict[str, Any]) -> None:
+    def cell(value: Any) -> str:
+        return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    variant = summary["variant"] + (" (synthetic data, not CIFAR-10)" if summary["dataset"] == "synthetic" else "")
+    print(f"\nvariant      {variant}")
+    print(f"parameters   {summary['num_parameters']:,} ({summary['num_trainable']:,} trainable)")
+    print(f"epochs       {summary['epochs']}")
+    print("             loss    accuracy")
+    for stage, note in (("train", ""), ("val", f"  ({summary['validation']})"), ("test", "")):
+        print(f"{stage:<12} {cell(summary[f'{stage}_loss'])}  {cell(summary[f'{stage}_acc'])}{note}")
+    print(f"images/s     {summary['images_per_second'] or 0:.0f}")
+    print(f"minutes      {summary['minutes']:.1f}")
+    print(f"run folder   {summary['run_folder']}")

@@ -1,0 +1,146 @@
+"""The command's front door: help, short names and one-line errors. Imports torch only once it is needed."""
+
+import sys
+from collections.abc import Sequence
+
+from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.errors import InputError
+
+EXIT_BAD_INPUT = 2
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+HELP = """\
+usage: train.py [--variant {classic,wide}] [--gpus N] [--epochs N] [--resume RUN] [--data.* ...] [--model.* ...]
+                [--trainer.* ...] [--config FILE.yaml]
+
+Trains a mini VGG on CIFAR-10, tests it once, and leaves a run folder: config.yaml, metrics.csv (a row an epoch),
+curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
+
+  --variant NAME       {variants} (default: classic)
+  --gpus N             number of GPUs; 0 is the CPU (default: one GPU if there is one, else the CPU)
+  --epochs N           passes over the training images (default: {epochs})
+  --resume RUN         continue a run: its folder, or a .ckpt file; options given beside it win over the run's own
+  --data.root DIR      folder with the data, or where they are downloaded to, 170 MB (default: data)
+  --data.dataset NAME  cifar10, or synthetic: ten drawn shapes, no download (default: cifar10)
+  --data.url URL       a mirror of cifar-10-python.tar.gz; any is safe, the MD5 is checked
+  --data.batch_size N  images a batch (default: 64)
+  --data.val_size N    training images held out for validation; 0 validates on the test set (default: 0)
+  --model.lr RATE      learning rate of the first batch (default: 0.01)
+  --model.dense_units N  hidden dense units (default: 512 and 256; 300 is the article's listing of wide)
+  --seed_everything N  seed of weights, order and dropout (default: 0)
+  --curves.reference article  draw the article's own curve behind the run's
+  --trainer.default_root_dir DIR  where run folders go: DIR/<variant>/<n> (default: runs)
+  --config FILE.yaml   read options from a file, such as a run's config.yaml; later options win
+  --print_config       print every option with its value, and stop
+  --help.full          every option of Lightning's Trainer, the model, the data, optimizers, schedulers
+
+examples:
+  train.py --variant wide --gpus 1
+  train.py --data.dataset synthetic --gpus 0 --epochs 5
+  train.py --resume runs/classic/1 --epochs 20
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `scripts/train.py` with `argv` (default: the process's own) and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "-h" in argv or "--help" in argv:
+        print(help_text(), end="")
+        return 0
+    try:
+        argv, resume = expand_short_names(argv)
+        # Late: torch and Lightning take seconds to import, and the help text and most errors need neither.
+        from minivgg_pl import cli
+
+        return cli.train(argv, resume)
+    except InputError as error:
+        return fail(str(error), EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        return fail("interrupted", EXIT_INTERRUPTED)
+
+
+def fail(message: str, code: int) -> int:
+    """Print one line on stderr and return `code`."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def help_text() -> str:
+    """Return the one-screen help."""
+    variants = "; ".join(f"{name}: {a.num_parameters:,} parameters" for name, a in ARCHITECTURES.items())
+    epochs = ", ".join(f"{a.epochs} for {name}" for name, a in ARCHITECTURES.items())
+    return HELP.replace("{variants}", variants).replace("{epochs}", f"the article's, {epochs}")
+
+
+def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Replace `--variant`, `--gpus` and `--epochs` by Lightning's dotted options, and take `--resume` out.
+
+    Links between jsonargparse options would make the dotted ones unusable: hence this.
+
+    Args:
+        argv: The arguments as typed.
+
+    Returns:
+        The arguments for LightningCLI, and the path given with `--resume` or None.
+
+    Raises:
+        InputError: If a short name has no value or a bad one, or the dotted option says something else.
+    """
+    expanded: list[str] = []
+    resume = None
+    short: dict[str, str] = {}
+    rest = iter(argv)
+    for word in rest:
+        name, has_value, value = word.partition("=")
+        if name not in ("--variant", "--gpus", "--epochs", "--resume"):
+            expanded.append("--help" if word == "--help.full" else word)
+            continue
+        if not has_value:
+            value = next(rest, "")
+        if not value or value.startswith("--"):
+            raise InputError(f"{name} needs a value: see --help")
+        if name == "--resume":
+            resume = value
+        else:
+            short[name] = value
+            expanded += _dotted(name, value)
+    _check_conflicts(argv, short)
+    return expanded, resume
+
+
+def _dotted(name: str, value: str) -> list[str]:
+    if name == "--variant":
+        if value not in ARCHITECTURES:
+            raise InputError(f"--variant {value}: unknown; choose one of {', '.join(ARCHITECTURES)}")
+        return [f"--model.variant={value}"]
+    lowest = 1 if name == "--epochs" else 0
+    if not value.isdecimal() or int(value) < lowest:
+        raise InputError(f"{name} {value}: give a whole number, {lowest} or more")
+    if name == "--epochs":
+        return [f"--trainer.max_epochs={int(value)}"]
+    if int(value) == 0:
+        return ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+    return ["--trainer.accelerator=gpu", f"--trainer.devices={int(value)}"]
+
+
+def _check_conflicts(argv: Sequence[str], short: dict[str, str]) -> None:
+    typed = _typed_options(argv)
+    for name, value in short.items():
+        for option in _dotted(name, value):
+            dotted, _, wanted = option.partition("=")
+            if dotted in typed and not _same(dotted, typed[dotted], wanted):
+                raise InputError(f"{name} {value} and {dotted} {typed[dotted]} contradict each other: give one of them")
+
+
+def _same(dotted: str, typed: str, wanted: str) -> bool:
+    return typed == wanted or (dotted == "--trainer.accelerator" and {typed, wanted} == {"cuda", "gpu"})
+
+
+def _typed_options(argv: Sequence[str]) -> dict[str, str]:
+    typed = {}
+    for position, word in enumerate(argv):
+        name, has_value, value = word.partition("=")
+        if name.startswith("--"):
+            typed[name] = value if has_value else next(iter(argv[position + 1 : position + 2]), "")
+    return typed
