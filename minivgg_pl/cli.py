@@ -1,6 +1,7 @@
 """The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
 
 import json
+import logging
 import sys
 import time
 import warnings
@@ -9,14 +10,14 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl import callbacks, runs
 from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, fail
+from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, fail
 from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
@@ -63,6 +64,10 @@ class MiniVGGCLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse; LightningCLI's own warns whenever arguments come from anywhere but `sys.argv`."""
+        self.config = parser.parse_args(args)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
         parser.add_argument(
@@ -86,8 +91,16 @@ class MiniVGGCLI(LightningCLI):
         self.save_config_kwargs = {"recorder": self.recorder}
         self.trainer_defaults["callbacks"] = self._callbacks(config)
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer, once the data are known to be there and good."""
+        rank_zero_only(self.datamodule.prepare_data)()
+        return super().instantiate_trainer(**kwargs)
+
     def _callbacks(self, config: Any) -> list[Callback]:
+        # Named, since Lightning would choose another one where rich happens to be installed.
         chosen: list[Callback] = [callbacks.RandomState()]
+        if config.trainer.enable_model_summary is not False:
+            chosen.append(ModelSummary())
         if config.trainer.enable_progress_bar is None:
             # A bar is for a terminal; a log file gets the line an epoch alone.
             config.trainer.enable_progress_bar = sys.stderr.isatty()
@@ -120,8 +133,7 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     Raises:
         InputError: On bad input.
     """
-    # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
+    _quiet_known_noise()
     resume = runs.find_resume_point(Path(resume_path)) if resume_path else None
     try:
         cli = MiniVGGCLI(_with_resumed_options(argv, resume), resume)
@@ -133,18 +145,46 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     return _fit_and_test(cli, resume)
 
 
+def _quiet_known_noise() -> None:
+    """Silence what tells the user nothing; everything else that the libraries say stays."""
+    # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
+    # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+
+
 def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
     start = time.perf_counter()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
     except NonFiniteLossError as error:
-        return fail(f"{error} (the last good weights: {cli.recorder.folder / runs.LAST_CHECKPOINT})", EXIT_FAILED)
+        return fail(f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
+    except SystemExit:
+        # Lightning's answer to Ctrl-C.
+        return fail(f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
     test = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.recorder.folder is not None and cli.trainer.is_global_zero:
         summary = _summary(cli, test, time.perf_counter() - start)
         runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
         _print_table(summary)
     return 0
+
+
+def _last_checkpoint(recorder: callbacks.RunRecorder) -> Path | None:
+    path = recorder.folder and recorder.folder / runs.LAST_CHECKPOINT
+    return path if path and path.exists() else None
+
+
+def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
+    path = _last_checkpoint(recorder)
+    return f"The last good weights: {path}" if path else "No epoch was finished, so there are no weights to keep"
+
+
+def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
+    path = _last_checkpoint(recorder)
+    return f"To go on: --resume {recorder.folder}" if path else "No epoch was finished, so nothing can be resumed"
 
 
 def _with_resumed_options(argv: list[str], resume: runs.ResumePoint | None) -> list[str]:
