@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -85,7 +85,8 @@ class MiniVGGCLI(LightningCLI):
         _check_epochs(config.trainer.max_epochs)
         _check_gpus(config.trainer.accelerator, config.trainer.devices)
         if self.resume:
-            _check_same_network(self.resume, config.model)
+            _check_same_job(self.resume, config.model, config.data.dataset)
+        runs.check_base(Path(config.trainer.default_root_dir))
         name = config.model.variant + ("-synthetic" if config.data.dataset == "synthetic" else "")
         self.recorder = callbacks.RunRecorder(Path(config.trainer.default_root_dir), name, self.resume)
         self.save_config_kwargs = {"recorder": self.recorder}
@@ -97,10 +98,7 @@ class MiniVGGCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, config: Any) -> list[Callback]:
-        # Named, since Lightning would choose another one where rich happens to be installed.
         chosen: list[Callback] = [callbacks.RandomState()]
-        if config.trainer.enable_model_summary is not False:
-            chosen.append(ModelSummary())
         if config.trainer.enable_progress_bar is None:
             # A bar is for a terminal; a log file gets the line an epoch alone.
             config.trainer.enable_progress_bar = sys.stderr.isatty()
@@ -148,11 +146,17 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
 def _quiet_known_noise() -> None:
     """Silence what tells the user nothing; everything else that the libraries say stays."""
     # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
     # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    # Lightning's advertisements for its cloud services.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tip)
+
+
+def _no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: " not in record.getMessage()
 
 
 def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
@@ -193,8 +197,11 @@ def _with_resumed_options(argv: list[str], resume: runs.ResumePoint | None) -> l
         return argv
     if resume.config is not None:
         return [f"--config={resume.config}", *argv]
-    # Plain JSON is YAML too; an option that is not set stays out.
-    return [*(f"--model.{k}={json.dumps(v)}" for k, v in resume.hparams.items() if v is not None), *argv]
+    return [*(f"--model.{name}={_as_typed(value)}" for name, value in resume.hparams.items() if value is not None), *argv]
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _is_finished(resume: runs.ResumePoint, trainer: Trainer) -> bool:
@@ -219,13 +226,18 @@ def _check_gpus(accelerator: Any, devices: Any) -> None:
         raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")
 
 
-def _check_same_network(resume: runs.ResumePoint, model: Any) -> None:
+def _check_same_job(resume: runs.ResumePoint, model: Any, dataset: str) -> None:
     for name in ("variant", "num_classes", "dense_units"):
         if resume.hparams.get(name) != model[name]:
             raise InputError(
                 f"--resume {resume.checkpoint}: the checkpoint has {name} {resume.hparams.get(name)}, but "
                 f"{name} {model[name]} was given; leave --model.{name} out or train a new run"
             )
+    if resume.dataset not in (None, dataset):
+        raise InputError(
+            f"--resume {resume.checkpoint}: it was trained on dataset {resume.dataset}, but dataset {dataset} was "
+            "given; use the same --data.dataset or train a new run"
+        )
 
 
 def _summary(cli: MiniVGGCLI, test: dict[str, float], wall_seconds: float) -> dict[str, Any]:
