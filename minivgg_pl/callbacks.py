@@ -79,16 +79,20 @@ class RunRecorder(Callback):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """`checkpoints/last.ckpt` after each epoch and `checkpoints/best.ckpt` by validation accuracy."""
+    """One checkpoint in the run folder, looked at after each epoch.
 
-    def __init__(self, recorder: RunRecorder) -> None:
+    Two of them make `last.ckpt` and `best.ckpt`: with `save_last=True` a single ModelCheckpoint would refresh the
+    last one only in epochs that are also the best so far (Lightning 2.6, `on_train_epoch_end`).
+
+    Args:
+        recorder: Knows the run folder.
+        filename: Name without `.ckpt`.
+        monitor: Metric whose largest value is kept, or None to keep every epoch's, each in place of the one before.
+    """
+
+    def __init__(self, recorder: RunRecorder, filename: str, monitor: str | None = None) -> None:
         super().__init__(
-            filename="best",
-            monitor="val_acc",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
+            filename=filename, monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
         )
         self.recorder = recorder
 

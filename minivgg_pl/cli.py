@@ -114,7 +114,9 @@ class MiniVGGCLI(LightningCLI):
             callbacks.TestReport(self.recorder),
         ]
         if config.trainer.enable_checkpointing is not False:
-            chosen.append(callbacks.RunCheckpoint(self.recorder))
+            # The last one last: what it keeps of the other's state is then this epoch's.
+            chosen.append(callbacks.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
+            chosen.append(callbacks.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
         return chosen
 
 
