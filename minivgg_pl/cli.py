@@ -1,6 +1,7 @@
 """The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
 
 import json
+import logging
 import sys
 import time
 import warnings
@@ -16,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl import callbacks, runs
 from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, fail
+from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, fail
 from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
@@ -63,6 +64,10 @@ class MiniVGGCLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse; LightningCLI's own warns whenever arguments come from anywhere but `sys.argv`."""
+        self.config = parser.parse_args(args)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
         parser.add_argument(
@@ -80,11 +85,17 @@ class MiniVGGCLI(LightningCLI):
         _check_epochs(config.trainer.max_epochs)
         _check_gpus(config.trainer.accelerator, config.trainer.devices)
         if self.resume:
-            _check_same_network(self.resume, config.model)
+            _check_same_job(self.resume, config.model, config.data.dataset)
+        runs.check_base(Path(config.trainer.default_root_dir))
         name = config.model.variant + ("-synthetic" if config.data.dataset == "synthetic" else "")
         self.recorder = callbacks.RunRecorder(Path(config.trainer.default_root_dir), name, self.resume)
         self.save_config_kwargs = {"recorder": self.recorder}
         self.trainer_defaults["callbacks"] = self._callbacks(config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer, once the data are known to be there and good."""
+        rank_zero_only(self.datamodule.prepare_data)()
+        return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
@@ -120,8 +131,7 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     Raises:
         InputError: On bad input.
     """
-    # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="jsonargparse")
+    _quiet_known_noise()
     resume = runs.find_resume_point(Path(resume_path)) if resume_path else None
     try:
         cli = MiniVGGCLI(_with_resumed_options(argv, resume), resume)
@@ -133,12 +143,31 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     return _fit_and_test(cli, resume)
 
 
+def _quiet_known_noise() -> None:
+    """Silence what tells the user nothing; everything else that the libraries say stays."""
+    # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
+    # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    # Lightning's advertisements for its cloud services.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tip)
+
+
+def _no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: " not in record.getMessage()
+
+
 def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
     start = time.perf_counter()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
     except NonFiniteLossError as error:
-        return fail(f"{error} (the last good weights: {cli.recorder.folder / runs.LAST_CHECKPOINT})", EXIT_FAILED)
+        return fail(f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
+    except SystemExit:
+        # Lightning's answer to Ctrl-C.
+        return fail(f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
     test = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.recorder.folder is not None and cli.trainer.is_global_zero:
         summary = _summary(cli, test, time.perf_counter() - start)
@@ -147,14 +176,32 @@ def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
     return 0
 
 
+def _last_checkpoint(recorder: callbacks.RunRecorder) -> Path | None:
+    path = recorder.folder and recorder.folder / runs.LAST_CHECKPOINT
+    return path if path and path.exists() else None
+
+
+def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
+    path = _last_checkpoint(recorder)
+    return f"The last good weights: {path}" if path else "No epoch was finished, so there are no weights to keep"
+
+
+def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
+    path = _last_checkpoint(recorder)
+    return f"To go on: --resume {recorder.folder}" if path else "No epoch was finished, so nothing can be resumed"
+
+
 def _with_resumed_options(argv: list[str], resume: runs.ResumePoint | None) -> list[str]:
     """Put the run's own options first, so that those typed beside `--resume` win."""
     if resume is None:
         return argv
     if resume.config is not None:
         return [f"--config={resume.config}", *argv]
-    # Plain JSON is YAML too; an option that is not set stays out.
-    return [*(f"--model.{k}={json.dumps(v)}" for k, v in resume.hparams.items() if v is not None), *argv]
+    return [*(f"--model.{name}={_as_typed(value)}" for name, value in resume.hparams.items() if value is not None), *argv]
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _is_finished(resume: runs.ResumePoint, trainer: Trainer) -> bool:
@@ -179,13 +226,18 @@ def _check_gpus(accelerator: Any, devices: Any) -> None:
         raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")
 
 
-def _check_same_network(resume: runs.ResumePoint, model: Any) -> None:
+def _check_same_job(resume: runs.ResumePoint, model: Any, dataset: str) -> None:
     for name in ("variant", "num_classes", "dense_units"):
         if resume.hparams.get(name) != model[name]:
             raise InputError(
                 f"--resume {resume.checkpoint}: the checkpoint has {name} {resume.hparams.get(name)}, but "
                 f"{name} {model[name]} was given; leave --model.{name} out or train a new run"
             )
+    if resume.dataset not in (None, dataset):
+        raise InputError(
+            f"--resume {resume.checkpoint}: it was trained on dataset {resume.dataset}, but dataset {dataset} was "
+            "given; use the same --data.dataset or train a new run"
+        )
 
 
 def _summary(cli: MiniVGGCLI, test: dict[str, float], wall_seconds: float) -> dict[str, Any]:

@@ -142,9 +142,7 @@ class LitMiniVGG(LightningModule):
     def on_validation_epoch_end(self) -> None:
         # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
         if self.trainer.training and self.eval_totals.first_bad_batch() is not None:
-            raise NonFiniteLossError(
-                _non_finite_message("validation", self.current_epoch, self.trainer.global_step)
-            )
+            raise NonFiniteLossError(_non_finite_message("validation", self.current_epoch, self.trainer.global_step))
         self._log_epoch("val", self.eval_totals)
 
     def on_test_epoch_start(self) -> None:

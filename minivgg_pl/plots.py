@@ -3,7 +3,6 @@
 Drawn with matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
 """
 
-import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,12 @@ Rows = Sequence[Mapping[str, float]]
 
 # Vermillion and blue of Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with any colour vision.
 LOSS_COLOUR, ACCURACY_COLOUR = "#D55E00", "#0072B2"
+# Quantity, column of the rows, colour; in the order of the legend, which fills column by column.
 CURVES = (
-    ("loss", "train", LOSS_COLOUR),
-    ("loss", "val", LOSS_COLOUR),
-    ("acc", "train", ACCURACY_COLOUR),
-    ("acc", "val", ACCURACY_COLOUR),
+    ("loss", "train_loss", LOSS_COLOUR),
+    ("loss", "val_loss", LOSS_COLOUR),
+    ("accuracy", "train_acc", ACCURACY_COLOUR),
+    ("accuracy", "val_acc", ACCURACY_COLOUR),
 )
 LINE_WIDTH = 1.8
 # Loss and accuracy share one axis, as in the article: a loss above this is cut off, so that accuracy keeps its room.
@@ -90,32 +90,21 @@ def draw_confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], path: s
 
 def _curves_figure(rows: Rows, title: str, reference: Rows, val_label: str) -> Figure:
     figure, axes = _new_figure(7.5, 4.8, title)
-    marker_size = 4.5 if len(rows) <= MAX_MARKED_EPOCHS else LINE_WIDTH
-    for quantity, split, colour in CURVES:
-        key = f"{split}_{quantity}"
-        dashes, face = ("--", "white") if split == "train" else ("-", colour)
-        style = {"color": colour, "linestyle": dashes}
-        axes.plot(*_points(reference, key), **style, linewidth=1.2, alpha=0.4, zorder=2)
-        name = f"{'train' if split == 'train' else val_label} {'accuracy' if quantity == 'acc' else quantity}"
-        style |= {
-            "label": f"{name} {rows[-1][key]:.4f}",
-            "marker": "o",
-            "markersize": marker_size,
-            "markerfacecolor": face,
-        }
-        axes.plot(*_points(rows, key), **style, linewidth=LINE_WIDTH, zorder=3)
+    marked = len(rows) <= MAX_MARKED_EPOCHS
+    for quantity, key, colour in CURVES:
+        train = key.startswith("train")
+        style = {"color": colour, "linestyle": "--" if train else "-"}
+        axes.plot(*_points(reference, key), **style, linewidth=1.2, alpha=0.4)
+        style |= {"marker": "o", "markersize": 4.5 if marked else LINE_WIDTH}
+        style |= {"markerfacecolor": "white" if train and marked else colour}
+        label = f"{'train' if train else val_label} {quantity} {rows[-1][key]:.4f}"
+        axes.plot(*_points(rows, key), **style, linewidth=LINE_WIDTH, label=label, zorder=3)
     handles = axes.get_legend_handles_labels()[0]
     if reference:
         handles.append(Line2D([], [], color="0.6", linewidth=1.2, label="article"))
-    legend_title = f"after epoch {rows[-1]['epoch']}:"
-    figure.legend(
-        handles=handles,
-        title=legend_title,
-        loc="outside lower center",
-        ncols=(len(handles) + 1) // 2,
-        frameon=False,
-        handlelength=3,
-    )
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=(len(handles) + 1) // 2, handlelength=3)
+    legend.set_title(f"after epoch {rows[-1]['epoch']:g}:")
+    legend.set_frame_on(False)
     _set_curve_axes(axes, [*rows, *reference])
     return figure
 
@@ -133,9 +122,9 @@ def _set_curve_axes(axes: Axes, rows: Rows) -> None:
     axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
     axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MultipleLocator(0.2))
-    losses = [row[key] for row in rows for key in ("train_loss", "val_loss") if math.isfinite(row[key])]
-    axes.set_ylim(0, 1.05 * min(max([1.0, *losses]), LOSS_CEILING))
-    cut = f" (cut off above {LOSS_CEILING:g})" if max(losses, default=0) > LOSS_CEILING else ""
+    highest = np.nanmax([1.0, *(row[key] for row in rows for key in ("train_loss", "val_loss"))])
+    axes.set_ylim(0, 1.05 * min(highest, LOSS_CEILING))
+    cut = f" (cut off above {LOSS_CEILING:g})" if highest > LOSS_CEILING else ""
     axes.set_ylabel(f"loss{cut} / accuracy")
 
 

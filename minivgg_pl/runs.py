@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,29 @@ SUMMARY = "summary.json"
 Row = dict[str, float]
 
 
+def check_base(base: Path) -> None:
+    """Check, writing nothing, that run folders can be made in `base`.
+
+    Raises:
+        InputError: If `base`, or the nearest folder above it that exists, is a file or cannot be written.
+    """
+    nearest = next(path for path in (base.absolute(), *base.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(
+            f"run folders cannot be made in {base}: {nearest} is no folder that can be written; name another with "
+            "--trainer.default_root_dir"
+        )
+
+
 def claim_run_folder(base: Path) -> Path:
     """Create and return `base/<n>`, n one above the largest there is; two processes never get the same one."""
     base.mkdir(parents=True, exist_ok=True)
-    number = max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0) + 1
+    number = max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
     while True:
-        try:
+        number += 1
+        with suppress(FileExistsError):
             (base / str(number)).mkdir()
             return base / str(number)
-        except FileExistsError:
-            number += 1
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,6 +98,7 @@ class ResumePoint:
         checkpoint: The checkpoint to load.
         epoch: Epochs that it has behind it.
         hparams: The module's hyperparameters, as the checkpoint keeps them.
+        dataset: Name of the data set that it was trained on, or None where the checkpoint does not tell.
         config: The run's newest config file, or None for a checkpoint outside a run folder.
         source: The run folder whose rows are the history, or None.
         folder: The run folder to continue in, or None for a new one (the checkpoint is not the run's last).
@@ -92,6 +107,7 @@ class ResumePoint:
     checkpoint: Path
     epoch: int
     hparams: dict[str, Any]
+    dataset: str | None
     config: Path | None
     source: Path | None
     folder: Path | None
@@ -121,6 +137,7 @@ def find_resume_point(path: Path) -> ResumePoint:
         checkpoint=checkpoint,
         epoch=content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
         hparams=dict(content["hyper_parameters"]),
+        dataset=content.get("datamodule_hyper_parameters", {}).get("dataset"),
         config=config,
         source=source if config else None,
         folder=source if is_last else None,

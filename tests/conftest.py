@@ -1,0 +1,59 @@
+"""What the tests share: a small synthetic data set on disk, and the command as a real process or in this one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Keras reads it at import; its torch backend needs no TensorFlow.
+os.environ["KERAS_BACKEND"] = "torch"
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TRAIN = REPOSITORY / "scripts" / "train.py"
+SYNTHETIC_SIZE = 200
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory):
+    """A data root that holds the synthetic set of SYNTHETIC_SIZE training images."""
+    from minivgg_pl.synthetic import prepare_synthetic
+
+    root = tmp_path_factory.mktemp("data")
+    prepare_synthetic(root, train_size=SYNTHETIC_SIZE)
+    return root
+
+
+@pytest.fixture(scope="session")
+def synthetic_options(synthetic_root):
+    """Options that train on the small set, on the CPU."""
+    return [
+        "--gpus=0",
+        "--data.dataset=synthetic",
+        f"--data.root={synthetic_root}",
+        f"--data.synthetic_size={SYNTHETIC_SIZE}",
+    ]
+
+
+def run_train(*options, cwd, env=None, check=True):
+    """Run scripts/train.py as a user does, in `cwd`, and return the finished process."""
+    process = subprocess.run(
+        [sys.executable, str(TRAIN), *map(str, options)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert not check or process.returncode == 0, process.stderr
+    return process
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, synthetic_options):
+    """The folder of a run of 4 epochs that nothing interrupted, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    process = run_train(*synthetic_options, "--epochs=4", cwd=folder)
+    return folder / "runs" / "classic-synthetic" / "1", process

@@ -1,0 +1,182 @@
+"""Bad input: one line on stderr, exit code 2, nothing written."""
+
+import re
+import shutil
+
+import pytest
+import torch
+
+from minivgg_pl.command import main
+
+
+@pytest.fixture
+def refuse(tmp_path, monkeypatch, capfd, synthetic_options):
+    """Run the command in an empty folder, expect a refusal, and return its one line."""
+
+    def refuse(*options, synthetic=True):
+        folder = tmp_path / "empty"
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        try:
+            code = main([*(synthetic_options if synthetic else []), *map(str, options)])
+        except SystemExit as exit_:
+            code = exit_.code
+        error = capfd.readouterr().err
+        assert code == 2
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1, error
+        assert not list(folder.iterdir())
+        return error
+
+    return refuse
+
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--variant", "huge"], "--variant huge: unknown; choose one of classic, wide"),
+        (["--model.variant", "huge"], "model.variant"),
+        (["--variant"], "--variant needs a value"),
+        (["--gpus", "-1"], "--gpus -1: give a whole number, 0 or more"),
+        (["--gpus", "two"], "--gpus two: give a whole number"),
+        (["--epochs", "0"], "--epochs 0: give a whole number, 1 or more"),
+        (["--epochs", "-3"], "--epochs -3"),
+        (["--epochs", "1.5"], "--epochs 1.5"),
+        (["--trainer.max_epochs", "0"], "max_epochs 0: give 1 or more"),
+        (["--data.batch_size", "0"], "batch_size is 0"),
+        (["--data.batch_size", "-5"], "batch_size is -5"),
+        (["--data.batch_size", "many"], "data.batch_size"),
+        (["--data.val_size", "-1"], "val_size is -1"),
+        (["--data.val_size", "200"], "val_size is 200: give 0 .* to 190"),
+        (["--data.dataset", "mnist"], "data.dataset"),
+        (["--model.lr", "0"], "lr is 0.0"),
+        (["--model.momentum", "1"], "momentum is 1.0"),
+        (["--model.momentum", "0"], "nesterov needs momentum"),
+        (["--model.lr_decay", "-1"], "lr_decay is -1"),
+        (["--model.dense_units", "0"], "dense_units is 0"),
+        (["--curves.reference", "book"], "curves.reference"),
+        (["--no_such_option", "1"], "no_such_option"),
+        (["--config", "missing.yaml"], "File does not exist.*missing.yaml"),
+        (["--resume", "missing"], "--resume missing: there is no such file or folder"),
+    ],
+)
+def test_a_bad_option_is_refused(refuse, options, message):
+    assert re.search(message, refuse(*options))
+
+
+@no_gpu
+def test_a_gpu_that_is_not_there_is_refused_with_the_way_out(refuse):
+    assert "--gpus 0 runs on the CPU" in refuse("--gpus=1", synthetic=False)
+    assert "--gpus 0 runs on the CPU" in refuse("--trainer.accelerator=gpu", synthetic=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_more_gpus_than_there_are_are_refused(refuse):
+    available = torch.cuda.device_count()
+    assert f"this machine has {available}" in refuse(f"--gpus={available + 1}", synthetic=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {variant: [classic\n", "Problems parsing config"),
+        ("just words\n", "Unexpected config"),
+        ("modell: {variant: wide}\n", "modell"),
+        ("model: {variants: wide}\n", "variants"),
+        ("trainer: {max_epochs: soon}\n", "max_epochs"),
+    ],
+)
+def test_a_bad_config_file_is_refused(refuse, tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert message in refuse("--config", path)
+
+
+def _copy(synthetic_root, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(synthetic_root, root)
+    return root
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"\x00" + data[1:]])
+def test_damaged_data_are_refused(refuse, synthetic_root, tmp_path, damage):
+    root = _copy(synthetic_root, tmp_path)
+    path = next(root.rglob("data_batch_1"))
+    path.write_bytes(damage(path.read_bytes()))
+    error = refuse(f"--data.root={root}")
+    assert "data_batch_1" in error
+
+
+def test_a_data_root_that_is_a_file_is_refused(refuse, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in refuse(f"--data.root={tmp_path / 'file'}")
+    assert "is a file" in refuse("--gpus=0", f"--data.root={tmp_path / 'file'}", synthetic=False)
+
+
+def test_no_data_and_no_network_name_the_folder_the_file_and_the_way_out(refuse, tmp_path):
+    error = refuse("--gpus=0", f"--data.root={tmp_path / 'none'}", "--data.url=http://127.0.0.1:9/x", synthetic=False)
+    for part in (str(tmp_path / "none"), "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "synthetic"):
+        assert part in error
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(refuse, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "run folders cannot be made" in refuse(f"--trainer.default_root_dir={tmp_path / 'file'}")
+
+
+class TestResume:
+    """Checkpoints that cannot be continued."""
+
+    @pytest.fixture
+    def checkpoint(self, finished_run, tmp_path):
+        run, _ = finished_run
+        path = tmp_path / "copy.ckpt"
+        shutil.copy(run / "checkpoints" / "last.ckpt", path)
+        return path
+
+    def test_a_truncated_checkpoint(self, refuse, checkpoint):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+        assert "not a readable checkpoint" in refuse(f"--resume={checkpoint}")
+
+    def test_no_checkpoint_at_all(self, refuse, tmp_path):
+        path = tmp_path / "notes.ckpt"
+        path.write_text("hello")
+        assert "not a readable checkpoint" in refuse(f"--resume={path}")
+
+    def test_bare_weights(self, refuse, tmp_path):
+        path = tmp_path / "weights.ckpt"
+        torch.save({"block1.conv1.weight": torch.zeros(1)}, path)
+        assert "not a training checkpoint" in refuse(f"--resume={path}")
+
+    def test_pickled_code_is_not_run(self, refuse, tmp_path):
+        path = tmp_path / "evil.ckpt"
+        torch.save({"state_dict": _Evil(str(tmp_path / "ran"))}, path)
+        assert "not a readable checkpoint" in refuse(f"--resume={path}")
+        assert not (tmp_path / "ran").exists()
+
+    def test_the_other_variant(self, refuse, checkpoint):
+        error = refuse(f"--resume={checkpoint}", "--variant=wide")
+        assert "variant classic" in error
+        assert "variant wide" in error
+
+    def test_other_data(self, refuse, checkpoint):
+        assert "dataset synthetic" in refuse(
+            "--gpus=0", f"--resume={checkpoint}", "--data.dataset=cifar10", synthetic=False
+        )
+
+    def test_a_folder_without_a_checkpoint(self, refuse, tmp_path):
+        (tmp_path / "folder").mkdir()
+        assert "has no checkpoints/last.ckpt" in refuse(f"--resume={tmp_path / 'folder'}")
+
+
+class _Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")

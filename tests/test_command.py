@@ -1,0 +1,94 @@
+"""The front door: help, short names, conflicts."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minivgg_pl.command import expand_short_names, help_text
+from minivgg_pl.errors import InputError
+from tests.conftest import TRAIN
+
+
+def test_help_fits_on_a_screen_and_gives_three_examples():
+    lines = help_text().splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 120
+    examples = lines[lines.index("examples:") + 1 :]
+    assert len(examples) == 3
+    assert all(line.startswith("  train.py ") for line in examples)
+
+
+def test_help_answers_in_two_seconds_without_importing_torch():
+    start = time.perf_counter()
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", str(TRAIN), "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - start < 2
+    assert process.stdout == help_text()
+    assert "| torch" not in process.stderr.replace("  ", "")
+
+
+def test_help_names_the_defaults_that_the_code_has():
+    from minivgg_pl.cli import TRAINER_DEFAULTS, MiniVGGCLI
+
+    cli_defaults = _defaults(MiniVGGCLI)
+    text = help_text()
+    for option, default in re.findall(r"--((?:data|model|trainer|seed)[\w.]*) .*?\(default: ([^);,]+)\)", text):
+        if option != "model.dense_units":
+            assert str(cli_defaults[option]) == default, option
+    assert TRAINER_DEFAULTS["default_root_dir"] == "runs"
+    assert "10 for classic, 20 for wide" in text
+    assert "2,171,178" in text
+
+
+def _defaults(cli_class):
+    class ParserOnly(cli_class):
+        def instantiate_classes(self):
+            self.defaults = self.parser.get_defaults()
+
+    return ParserOnly(args=["--data.dataset=synthetic"]).defaults
+
+
+@pytest.mark.parametrize(
+    ("typed", "expanded"),
+    [
+        (["--variant", "wide"], ["--model.variant=wide"]),
+        (["--variant=wide"], ["--model.variant=wide"]),
+        (["--gpus", "0"], ["--trainer.accelerator=cpu", "--trainer.devices=1"]),
+        (["--gpus", "2"], ["--trainer.accelerator=gpu", "--trainer.devices=2"]),
+        (["--epochs", "3", "--data.root", "x"], ["--trainer.max_epochs=3", "--data.root", "x"]),
+        (["--help.full"], ["--help"]),
+        (["--variant", "wide", "--model.variant", "wide"], ["--model.variant=wide", "--model.variant", "wide"]),
+        (
+            ["--gpus=1", "--trainer.accelerator=cuda"],
+            ["--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.accelerator=cuda"],
+        ),
+    ],
+)
+def test_short_names_stand_for_dotted_options(typed, expanded):
+    assert expand_short_names(typed) == (expanded, None)
+
+
+def test_resume_is_taken_out():
+    assert expand_short_names(["--resume", "runs/classic/1", "--epochs=4"]) == (
+        ["--trainer.max_epochs=4"],
+        "runs/classic/1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--variant", "wide", "--model.variant", "classic"], "--variant wide and --model.variant classic contradict"),
+        (["--model.variant=classic", "--variant=wide"], "--variant wide and --model.variant classic contradict"),
+        (["--epochs", "3", "--trainer.max_epochs=4"], "--epochs 3 and --trainer.max_epochs 4 contradict"),
+        (["--gpus", "0", "--trainer.accelerator", "gpu"], "--gpus 0 and --trainer.accelerator gpu contradict"),
+        (["--gpus", "2", "--trainer.devices", "1"], "--gpus 2 and --trainer.devices 1 contradict"),
+    ],
+)
+def test_two_spellings_with_different_values_are_refused(typed, message):
+    with pytest.raises(InputError, match=message):
+        expand_short_names(typed)
