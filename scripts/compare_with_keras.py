@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +38,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Reports bad input in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Print the message and exit."""
         sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
 
 
@@ -47,7 +47,9 @@ def main() -> int:
     args = parse_arguments()
     if args.role:
         seconds = {"ours": time_ours, "keras": time_keras}[args.role](args)
-        print(json.dumps({"seconds": seconds, "versions": {name: version(name) for name in SIDES[args.role]}}))
+        # Not from the packages' metadata: TensorFlow comes as tensorflow-cpu, tensorflow or others.
+        versions = {name: sys.modules[name].__version__ for name in SIDES[args.role]}
+        print(json.dumps({"seconds": seconds, "versions": versions}))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -126,6 +128,7 @@ def run_side(side: str, folder: str, args: argparse.Namespace) -> dict[str, Any]
 def time_ours(args: argparse.Namespace) -> float:
     """Return the seconds of an epoch of what `scripts/train.py` runs."""
     import torch
+    from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import LambdaCallback
 
     from minivgg_pl.cli import MiniVGGCLI
@@ -139,17 +142,23 @@ def time_ours(args: argparse.Namespace) -> float:
             images, labels = load_images(args, "train" if train else "val")
             return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels))
 
+    class BenchmarkCLI(MiniVGGCLI):
+        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+            # Before the data are looked for on disk.
+            self.datamodule = StoredImages(batch_size=BATCH_SIZE)
+            return super().instantiate_trainer(**kwargs)
+
     if args.threads:
         torch.set_num_threads(args.threads)
     options = [f"--model.variant={args.variant}", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
     options += [f"--trainer.default_root_dir={args.folder}", "--trainer.enable_progress_bar=false"]
     clock = {}
     for length in (f"--trainer.fast_dev_run={WARM_UP_BATCHES}", "--trainer.max_epochs=1"):
-        cli = MiniVGGCLI([*options, length])
+        cli = BenchmarkCLI([*options, length])
         start = LambdaCallback(on_train_epoch_start=lambda *_: clock.update(start=time.perf_counter()))
         end = LambdaCallback(on_train_end=lambda *_: clock.update(end=time.perf_counter()))
         cli.trainer.callbacks = [start, *cli.trainer.callbacks, end]
-        cli.trainer.fit(cli.model, datamodule=StoredImages(batch_size=BATCH_SIZE))
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return clock["end"] - clock["start"]
 
 

@@ -7,6 +7,7 @@ what `scripts/train.py` runs: progress bar, metrics.csv, curves.png, and checkpo
 """
 
 import argparse
+import logging
 import os
 import statistics
 import sys
@@ -14,13 +15,13 @@ import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 # Works from a clone, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from torch.nn import functional
 
 from minivgg_pl.architectures import ARCHITECTURES
@@ -56,16 +57,32 @@ class RandomImages(CIFAR10DataModule):
         return ImageDataset(images, torch.randint(10, (size,)))
 
 
+class BenchmarkCLI(MiniVGGCLI):
+    """What `scripts/train.py` builds, with random images."""
+
+    def __init__(self, args: list[str], num_images: int) -> None:
+        self.num_images = num_images
+        super().__init__(args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Replace the data before they are looked for on disk."""
+        self.datamodule = RandomImages(self.num_images)
+        return super().instantiate_trainer(**kwargs)
+
+
 class Clock(Callback):
     """Notes when the epoch starts, when its batches are done, and when all is done."""
 
     def on_train_epoch_start(self, *_: object) -> None:
+        """Note the start."""
         self.start = time.perf_counter()
 
     def on_validation_start(self, *_: object) -> None:
+        """Note the end of the batches."""
         self.batches_done = time.perf_counter()
 
     def on_train_end(self, *_: object) -> None:
+        """Note the end of the checkpoints, which come after the epoch's other callbacks."""
         self.done = time.perf_counter()
 
     def epoch(self) -> Epoch:
@@ -77,6 +94,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Reports bad input in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Print the message and exit."""
         sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
 
 
@@ -85,6 +103,8 @@ def main() -> int:
     args = parse_arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for side in (time_bare, time_lightning):
         side(args.variant, WARM_UP_IMAGES)
     rounds = []
@@ -144,9 +164,9 @@ def time_lightning(variant: str, num_images: int) -> Epoch:
         redirect_stderr(devnull),
     ):
         options += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=true"]
-        cli = MiniVGGCLI(options)
+        cli = BenchmarkCLI(options, num_images)
         cli.trainer.callbacks.append(clock)
-        cli.trainer.fit(cli.model, datamodule=RandomImages(num_images))
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return clock.epoch()
 
 
