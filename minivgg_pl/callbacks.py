@@ -1,9 +1,7 @@
 """What a run of the command line writes and prints while it trains: callbacks around the run folder."""
 
-import platform
 import random
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +140,8 @@ class RandomState(Callback):
                 torch.cuda.set_rng_state_all(state["cuda"])
             kind, keys, *rest = state["numpy"]
             np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-            version_, internal, gauss = state["python"]
-            random.setstate((version_, tuple(internal), gauss))
+            version, internal, gauss = state["python"]
+            random.setstate((version, tuple(internal), gauss))
 
 
 class CurvePlot(Callback):
@@ -211,24 +209,3 @@ class TestReport(Callback):
         plots.draw_confusion_matrix(
             report["confusion_matrix"], names, path, f"{self.recorder.title()}: test set, last epoch"
         )
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    names = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "jsonargparse")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the processor's with the number of threads that torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

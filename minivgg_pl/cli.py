@@ -21,6 +21,7 @@ from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, fa
 from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
+from minivgg_pl.summary import summarize, summary_table
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -36,6 +37,7 @@ class OneLineParser(LightningArgumentParser):
     """Reports bad input in one line, without the usage text above it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the one line and exit with code 2."""
         sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
 
 
@@ -172,9 +174,10 @@ def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
         return fail(f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
     test = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.recorder.folder is not None and cli.trainer.is_global_zero:
-        summary = _summary(cli, test, time.perf_counter() - start)
+        summary = summarize(cli.trainer, cli.model, cli.recorder, test)
+        summary |= {"seed": cli.config.seed_everything, "wall_seconds_of_this_start": time.perf_counter() - start}
         runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
-        _print_table(summary)
+        print(summary_table(summary))
     return 0
 
 
@@ -199,7 +202,10 @@ def _with_resumed_options(argv: list[str], resume: runs.ResumePoint | None) -> l
         return argv
     if resume.config is not None:
         return [f"--config={resume.config}", *argv]
-    return [*(f"--model.{name}={_as_typed(value)}" for name, value in resume.hparams.items() if value is not None), *argv]
+    return [
+        *(f"--model.{name}={_as_typed(value)}" for name, value in resume.hparams.items() if value is not None),
+        *argv,
+    ]
 
 
 def _as_typed(value: Any) -> str:
@@ -240,47 +246,3 @@ def _check_same_job(resume: runs.ResumePoint, model: Any, dataset: str) -> None:
             f"--resume {resume.checkpoint}: it was trained on dataset {resume.dataset}, but dataset {dataset} was "
             "given; use the same --data.dataset or train a new run"
         )
-
-
-def _summary(cli: MiniVGGCLI, test: dict[str, float], wall_seconds: float) -> dict[str, Any]:
-    rows, data, config = cli.recorder.rows, cli.datamodule, cli.config
-    last = rows[-1] if rows else {}
-    statistics = sum(b.numel() for name, b in cli.model.net.named_buffers() if "running" in name)
-    trainable = sum(p.numel() for p in cli.model.net.parameters() if p.requires_grad)
-    return {
-        "variant": config.model.variant,
-        "dataset": data.dataset,
-        "dataset_md5": "verified",
-        "validation": "test set" if data.val_size == 0 else f"{data.val_size} training images held out",
-        "num_parameters": trainable + statistics,
-        "num_trainable": trainable,
-        "epochs": int(last.get("epoch", 0)),
-        **{name: last.get(name) for name in ("train_loss", "train_acc", "val_loss", "val_acc")},
-        **{name: test[name] for name in ("test_loss", "test_acc")},
-        "images_per_second": sorted(row["images_per_second"] for row in rows)[len(rows) // 2] if rows else None,
-        "minutes": sum(row["seconds"] for row in rows) / 60,
-        "wall_seconds_of_this_start": wall_seconds,
-        "seed": config.seed_everything,
-        "precision": str(cli.trainer.precision),
-        "device": callbacks.device_name(cli.trainer.strategy.root_device),
-        "num_devices": cli.trainer.world_size,
-        "versions": callbacks.package_versions(),
-        "run_folder": str(cli.recorder.folder),
-    }
-
-
-@rank_zero_only
-def _print_table(summary: dict[str, Any]) -> None:
-    def cell(value: Any) -> str:
-        return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-    variant = summary["variant"] + (" (synthetic data, not CIFAR-10)" if summary["dataset"] == "synthetic" else "")
-    print(f"\nvariant      {variant}")
-    print(f"parameters   {summary['num_parameters']:,} ({summary['num_trainable']:,} trainable)")
-    print(f"epochs       {summary['epochs']}")
-    print("             loss    accuracy")
-    for stage, note in (("train", ""), ("val", f"  ({summary['validation']})"), ("test", "")):
-        print(f"{stage:<12} {cell(summary[f'{stage}_loss'])}  {cell(summary[f'{stage}_acc'])}{note}")
-    print(f"images/s     {summary['images_per_second'] or 0:.0f}")
-    print(f"minutes      {summary['minutes']:.1f}")
-    print(f"run folder   {summary['run_folder']}")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MetricCollection
@@ -143,7 +144,7 @@ class LitMiniVGG(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
-        if self.trainer.training and self.eval_totals.first_bad_batch() is not None:
+        if self.trainer.state.fn == TrainerFn.FITTING and self.eval_totals.first_bad_batch() is not None:
             raise NonFiniteLossError(_non_finite_message("validation", self.current_epoch, self.trainer.global_step))
         self._log_epoch("val", self.eval_totals)
 
@@ -203,10 +204,7 @@ def _class_metrics(num_classes: int) -> MetricCollection:
 
 
 def _non_finite_message(stage: str, epoch: int, step: int) -> str:
-    return (
-        f"the {stage} loss is not finite in epoch {epoch + 1}, step {step}: training stopped. Try a lower "
-        "--model.lr"
-    )
+    return f"the {stage} loss is not finite in epoch {epoch + 1}, step {step}: training stopped. Try a lower --model.lr"
 
 
 def _check_optimizer_arguments(lr: float, momentum: float, nesterov: bool, lr_decay: float) -> None:
