@@ -153,6 +153,8 @@ def _quiet_known_noise() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
     # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # Worker processes lose time here: a batch is one indexing operation.
+    warnings.filterwarnings("ignore", message=r".*does not have many workers")
     # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     # Lightning's advertisements for its cloud services.

@@ -35,8 +35,12 @@ def test_every_training_command_is_understood(options):
     words = shlex.split(options, comments=True)
     if "--help" in words or "--help.full" in words:
         return
+    if "--config" in words:
+        # The file is a run's, and there is none here.
+        position = words.index("--config")
+        del words[position : position + 2]
     expanded, _ = expand_short_names(words)
-    ParserOnly([word for word in expanded if not word.startswith("--config")])
+    ParserOnly(expanded)
 
 
 def test_every_script_exists():
