@@ -105,7 +105,7 @@ class MiniVGGCLI(LightningCLI):
             # A bar is for a terminal; a log file gets the line an epoch alone.
             config.trainer.enable_progress_bar = sys.stderr.isatty()
         if config.trainer.enable_progress_bar:
-            chosen.append(TQDMProgressBar(refresh_rate=callbacks.BAR_REFRESH))
+            chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:
             return chosen
         val_label = "validation (test set)" if config.data.val_size == 0 else "validation (held out)"
