@@ -97,14 +97,11 @@ class MiniVGGCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, once the data are known to be there and good."""
         rank_zero_only(self.datamodule.prepare_data)()
-        return super().instantiate_trainer(**kwargs)
+        return super().instantiate_trainer(enable_progress_bar=_shows_bar(self.config), **kwargs)
 
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
-        if config.trainer.enable_progress_bar is None:
-            # A bar is for a terminal; a log file gets the line an epoch alone.
-            config.trainer.enable_progress_bar = sys.stderr.isatty()
-        if config.trainer.enable_progress_bar:
+        if _shows_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:
             return chosen
@@ -120,6 +117,12 @@ class MiniVGGCLI(LightningCLI):
             chosen.append(callbacks.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
             chosen.append(callbacks.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
         return chosen
+
+
+def _shows_bar(config: Any) -> bool:
+    """Show a bar on a terminal; a log file gets the line an epoch alone. The user's own choice wins."""
+    choice = config.trainer.enable_progress_bar
+    return sys.stderr.isatty() if choice is None else choice
 
 
 def train(argv: list[str], resume_path: str | None = None) -> int:
