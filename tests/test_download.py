@@ -69,6 +69,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.ranges, self.stop_after, self.status = b"", True, None, 200
+        self.names_range = False
         self.asked: list[str | None] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}/mirror.tar.gz"
 
@@ -86,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(server.status if server.status != 200 else 416)
             return
         self.send_response(206 if start else 200)
-        if start:
+        if start or server.names_range:
             self.send_header("Content-Range", f"bytes {start}-{len(server.body) - 1}/{len(server.body)}")
         self.send_header("Content-Length", str(len(server.body) - start))
         self.end_headers()
@@ -268,8 +269,9 @@ def test_a_download_resumes_where_an_earlier_one_stopped(server: Server, tmp_pat
     assert server.asked == ["bytes=100000-"]
 
 
-def test_a_server_that_ignores_ranges_starts_over(server: Server, tmp_path: Path) -> None:
-    server.ranges = False
+@pytest.mark.parametrize("names_range", [False, True])
+def test_a_server_that_ignores_ranges_starts_over(server: Server, tmp_path: Path, names_range: bool) -> None:
+    server.ranges, server.names_range = False, names_range
     (tmp_path / PART).write_bytes(server.body[:100_000])
     prepare_cifar10(tmp_path, server.url)
     _assert_complete(tmp_path)
