@@ -1,9 +1,7 @@
 """What a run of the command line writes and prints while it trains: callbacks around the run folder."""
 
-import platform
 import random
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,10 @@ from lightning.pytorch.cli import SaveConfigCallback
 from minivgg_pl import plots, runs
 from minivgg_pl.article import article_rows
 
-BAR_REFRESH = 50  # batches; each refresh reads the device
+
+def bar_refresh_rate() -> int:
+    """Return how many batches to wait between two updates of the bar: on a GPU, each makes the host wait for it."""
+    return 50 if torch.cuda.is_available() else 5
 
 
 class RunRecorder(Callback):
@@ -79,16 +80,20 @@ class RunRecorder(Callback):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """`checkpoints/last.ckpt` after each epoch and `checkpoints/best.ckpt` by validation accuracy."""
+    """One checkpoint in the run folder, looked at after each epoch.
 
-    def __init__(self, recorder: RunRecorder) -> None:
+    Two of them make `last.ckpt` and `best.ckpt`: with `save_last=True` a single ModelCheckpoint would refresh the
+    last one only in epochs that are also the best so far (Lightning 2.6, `on_train_epoch_end`).
+
+    Args:
+        recorder: Knows the run folder.
+        filename: Name without `.ckpt`.
+        monitor: Metric whose largest value is kept, or None to keep every epoch's, each in place of the one before.
+    """
+
+    def __init__(self, recorder: RunRecorder, filename: str, monitor: str | None = None) -> None:
         super().__init__(
-            filename="best",
-            monitor="val_acc",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
+            filename=filename, monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
         )
         self.recorder = recorder
 
@@ -138,8 +143,8 @@ class RandomState(Callback):
                 torch.cuda.set_rng_state_all(state["cuda"])
             kind, keys, *rest = state["numpy"]
             np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-            version_, internal, gauss = state["python"]
-            random.setstate((version_, tuple(internal), gauss))
+            version, internal, gauss = state["python"]
+            random.setstate((version, tuple(internal), gauss))
 
 
 class CurvePlot(Callback):
@@ -207,24 +212,3 @@ class TestReport(Callback):
         plots.draw_confusion_matrix(
             report["confusion_matrix"], names, path, f"{self.recorder.title()}: test set, last epoch"
         )
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    names = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "jsonargparse")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the processor's with the number of threads that torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

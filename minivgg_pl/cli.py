@@ -21,6 +21,7 @@ from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, fa
 from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
+from minivgg_pl.summary import summarize, summary_table
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -36,6 +37,7 @@ class OneLineParser(LightningArgumentParser):
     """Reports bad input in one line, without the usage text above it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the one line and exit with code 2."""
         sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
 
 
@@ -95,15 +97,12 @@ class MiniVGGCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, once the data are known to be there and good."""
         rank_zero_only(self.datamodule.prepare_data)()
-        return super().instantiate_trainer(**kwargs)
+        return super().instantiate_trainer(enable_progress_bar=_shows_bar(self.config), **kwargs)
 
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
-        if config.trainer.enable_progress_bar is None:
-            # A bar is for a terminal; a log file gets the line an epoch alone.
-            config.trainer.enable_progress_bar = sys.stderr.isatty()
-        if config.trainer.enable_progress_bar:
-            chosen.append(TQDMProgressBar(refresh_rate=callbacks.BAR_REFRESH))
+        if _shows_bar(config):
+            chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:
             return chosen
         val_label = "validation (test set)" if config.data.val_size == 0 else "validation (held out)"
@@ -114,8 +113,16 @@ class MiniVGGCLI(LightningCLI):
             callbacks.TestReport(self.recorder),
         ]
         if config.trainer.enable_checkpointing is not False:
-            chosen.append(callbacks.RunCheckpoint(self.recorder))
+            # The last one last: what it keeps of the other's state is then this epoch's.
+            chosen.append(callbacks.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
+            chosen.append(callbacks.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
         return chosen
+
+
+def _shows_bar(config: Any) -> bool:
+    """Show a bar on a terminal; a log file gets the line an epoch alone. The user's own choice wins."""
+    choice = config.trainer.enable_progress_bar
+    return sys.stderr.isatty() if choice is None else choice
 
 
 def train(argv: list[str], resume_path: str | None = None) -> int:
@@ -149,6 +156,8 @@ def _quiet_known_noise() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
     # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # Worker processes lose time here: a batch is one indexing operation.
+    warnings.filterwarnings("ignore", message=r".*does not have many workers")
     # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     # Lightning's advertisements for its cloud services.
@@ -170,9 +179,10 @@ def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
         return fail(f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
     test = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.recorder.folder is not None and cli.trainer.is_global_zero:
-        summary = _summary(cli, test, time.perf_counter() - start)
+        summary = summarize(cli.trainer, cli.model, cli.recorder, test)
+        summary |= {"seed": cli.config.seed_everything, "wall_seconds_of_this_start": time.perf_counter() - start}
         runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
-        _print_table(summary)
+        print(summary_table(summary))
     return 0
 
 
@@ -197,7 +207,10 @@ def _with_resumed_options(argv: list[str], resume: runs.ResumePoint | None) -> l
         return argv
     if resume.config is not None:
         return [f"--config={resume.config}", *argv]
-    return [*(f"--model.{name}={_as_typed(value)}" for name, value in resume.hparams.items() if value is not None), *argv]
+    return [
+        *(f"--model.{name}={_as_typed(value)}" for name, value in resume.hparams.items() if value is not None),
+        *argv,
+    ]
 
 
 def _as_typed(value: Any) -> str:
@@ -238,47 +251,3 @@ def _check_same_job(resume: runs.ResumePoint, model: Any, dataset: str) -> None:
             f"--resume {resume.checkpoint}: it was trained on dataset {resume.dataset}, but dataset {dataset} was "
             "given; use the same --data.dataset or train a new run"
         )
-
-
-def _summary(cli: MiniVGGCLI, test: dict[str, float], wall_seconds: float) -> dict[str, Any]:
-    rows, data, config = cli.recorder.rows, cli.datamodule, cli.config
-    last = rows[-1] if rows else {}
-    statistics = sum(b.numel() for name, b in cli.model.net.named_buffers() if "running" in name)
-    trainable = sum(p.numel() for p in cli.model.net.parameters() if p.requires_grad)
-    return {
-        "variant": config.model.variant,
-        "dataset": data.dataset,
-        "dataset_md5": "verified",
-        "validation": "test set" if data.val_size == 0 else f"{data.val_size} training images held out",
-        "num_parameters": trainable + statistics,
-        "num_trainable": trainable,
-        "epochs": int(last.get("epoch", 0)),
-        **{name: last.get(name) for name in ("train_loss", "train_acc", "val_loss", "val_acc")},
-        **{name: test[name] for name in ("test_loss", "test_acc")},
-        "images_per_second": sorted(row["images_per_second"] for row in rows)[len(rows) // 2] if rows else None,
-        "minutes": sum(row["seconds"] for row in rows) / 60,
-        "wall_seconds_of_this_start": wall_seconds,
-        "seed": config.seed_everything,
-        "precision": str(cli.trainer.precision),
-        "device": callbacks.device_name(cli.trainer.strategy.root_device),
-        "num_devices": cli.trainer.world_size,
-        "versions": callbacks.package_versions(),
-        "run_folder": str(cli.recorder.folder),
-    }
-
-
-@rank_zero_only
-def _print_table(summary: dict[str, Any]) -> None:
-    def cell(value: Any) -> str:
-        return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-    variant = summary["variant"] + (" (synthetic data, not CIFAR-10)" if summary["dataset"] == "synthetic" else "")
-    print(f"\nvariant      {variant}")
-    print(f"parameters   {summary['num_parameters']:,} ({summary['num_trainable']:,} trainable)")
-    print(f"epochs       {summary['epochs']}")
-    print("             loss    accuracy")
-    for stage, note in (("train", ""), ("val", f"  ({summary['validation']})"), ("test", "")):
-        print(f"{stage:<12} {cell(summary[f'{stage}_loss'])}  {cell(summary[f'{stage}_acc'])}{note}")
-    print(f"images/s     {summary['images_per_second'] or 0:.0f}")
-    print(f"minutes      {summary['minutes']:.1f}")
-    print(f"run folder   {summary['run_folder']}")

@@ -52,7 +52,7 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
     root = Path(root).expanduser().absolute()
     try:
         if root.exists() and not root.is_dir():
-            raise InputError(f"the data folder {root} is a file: name a folder, or move the file away")
+            raise InputError(f"the data folder {root} is a file: name a folder with --data.root")
         missing = _missing_files(root / CIFAR10.base_folder)
         if missing:
             archive = root / CIFAR10.filename
@@ -64,8 +64,8 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
-            f"cannot read or write {error.filename or root}: {reason}; make room or give permission in the data folder "
-            f"{root}, or name another folder"
+            f"cannot read or write {error.filename or root}: {reason}; make room or give permission there, or name "
+            "another data folder with --data.root"
         ) from error
 
 
@@ -107,8 +107,8 @@ def _download(url: str, archive: Path) -> None:
         if found != CIFAR10.tgz_md5:
             part.unlink()
             raise InputError(
-                f"{url} is not the official CIFAR-10 archive (MD5 {found}, expected {CIFAR10.tgz_md5}), so the download "
-                "was deleted: run again, or name another mirror with --data.url"
+                f"{url} is not the official CIFAR-10 archive (MD5 {found}, expected {CIFAR10.tgz_md5}), so the "
+                "download was deleted: run again, or name another mirror with --data.url"
             )
     os.replace(part, archive)
 
@@ -126,9 +126,9 @@ def _fetch_all(url: str, part: Path) -> None:
         if _size(part) <= before:
             kept = f" ({before / 1e6:.1f} MB are kept, and running again resumes there)" if before else ""
             raise InputError(
-                f"CIFAR-10 is not in {part.parent} and downloading {url} failed: {reason}{kept}; put {CIFAR10.filename} "
-                f"(MD5 {CIFAR10.tgz_md5}) into that folder, or name a mirror with --data.url, or train on drawn "
-                "pictures with --data.dataset synthetic"
+                f"CIFAR-10 is not in {part.parent} and downloading {url} failed: {reason}{kept}; put "
+                f"{CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) into that folder, or name a mirror "
+                "with --data.url, or train on drawn pictures with --data.dataset synthetic"
             )
 
 
@@ -207,7 +207,8 @@ class _Progress:
         self.last_report = now
         rate = (done - self.first_byte) / (now - self.start)
         left = (self.total - done) / rate if self.total else None
-        text = f"{done / 1e6:.1f} MB" + (f" of {self.total / 1e6:.1f}" if self.total else "") + f", {rate / 1e3:.0f} kB/s"
+        whole = f" of {self.total / 1e6:.1f}" if self.total else ""
+        text = f"{done / 1e6:.1f}{whole} MB, {rate / 1e3:.0f} kB/s"
         if left is not None:
             text += f", {left // 60:.0f} min {left % 60:02.0f} s left"
         self._print(text)

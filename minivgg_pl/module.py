@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MetricCollection
@@ -99,6 +100,7 @@ class LitMiniVGG(LightningModule):
         self.net = net.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(2, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
         self.train_totals = EpochTotals()
+        self._first_step = 0
         self.eval_totals = EpochTotals()
         self.class_metrics = _class_metrics(num_classes)
         self.class_report: dict[str, Tensor] = {}
@@ -109,6 +111,7 @@ class LitMiniVGG(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.train_totals.sums = None
+        self._first_step = self.trainer.global_step
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean cross-entropy `()`."""
@@ -121,16 +124,16 @@ class LitMiniVGG(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         is_last = self.trainer.is_last_batch
         if is_last or self.device.type == "cpu" or batch_idx % FINITE_CHECK_INTERVAL == 0:
-            self._check_finite(batch_idx)
+            self._check_finite()
         if is_last:
             # Here, and not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
             self._log_epoch("train", self.train_totals)
 
-    def _check_finite(self, batch_idx: int) -> None:
+    def _check_finite(self) -> None:
         first_bad = self.train_totals.first_bad_batch()
         if first_bad is not None:
-            first_step = self.trainer.global_step - batch_idx
-            raise NonFiniteLossError(_non_finite_message("training", self.current_epoch, first_step + first_bad))
+            step = self._first_step + first_bad // self.trainer.accumulate_grad_batches + 1
+            raise NonFiniteLossError(_non_finite_message("training", self.current_epoch, step))
 
     def on_validation_epoch_start(self) -> None:
         self.eval_totals.sums = None
@@ -141,7 +144,7 @@ class LitMiniVGG(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
-        if self.trainer.training and self.eval_totals.first_bad_batch() is not None:
+        if self.trainer.state.fn == TrainerFn.FITTING and self.eval_totals.first_bad_batch() is not None:
             raise NonFiniteLossError(_non_finite_message("validation", self.current_epoch, self.trainer.global_step))
         self._log_epoch("val", self.eval_totals)
 
@@ -201,10 +204,7 @@ def _class_metrics(num_classes: int) -> MetricCollection:
 
 
 def _non_finite_message(stage: str, epoch: int, step: int) -> str:
-    return (
-        f"the {stage} loss is not finite in epoch {epoch + 1}, step {step + 1}: training stopped. Try a lower "
-        "--model.lr"
-    )
+    return f"the {stage} loss is not finite in epoch {epoch + 1}, step {step}: training stopped. Try a lower --model.lr"
 
 
 def _check_optimizer_arguments(lr: float, momentum: float, nesterov: bool, lr_decay: float) -> None:

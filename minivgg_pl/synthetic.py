@@ -32,7 +32,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "vertical_stripes": lambda x, y: _inside(x, y) & (np.sin(3 * np.pi * x) > 0),
     "diagonal_stripes": lambda x, y: _inside(x, y) & (np.sin(2 * np.pi * (x + y)) > 0),
     "checkerboard": lambda x, y: _inside(x, y) & (np.sin(2 * np.pi * x) * np.sin(2 * np.pi * y) > 0),
-    "dots": lambda x, y: _inside(x, y) & (np.cos(3 * np.pi * x) * np.cos(3 * np.pi * y) > 0.5),
+    "dots": lambda x, y: _inside(x, y) & (np.cos(2 * np.pi * x) * np.cos(2 * np.pi * y) > 0.4),
 }
 CLASS_NAMES = tuple(SHAPES)
 
@@ -106,7 +106,7 @@ def prepare_synthetic(root: str | Path, train_size: int = 3000, seed: int = 0) -
     except OSError as error:
         raise InputError(
             f"cannot read or write the drawn pictures in {home}: {error.strerror or error}; make room or give "
-            "permission there, or name another data folder"
+            "permission there, or name another data folder with --data.root"
         ) from error
 
 
@@ -124,14 +124,13 @@ def draw_images(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     mask = _draw_masks(labels, rng)[:, None]
     shape = (len(labels), 3, 1, 1)
-    background = rng.uniform(40, 215, shape).astype(np.float32)
-    # The shape is lighter or darker than the background in every channel, by an amount of its own.
-    sign = rng.choice(np.float32([-1, 1]), (len(labels), 1, 1, 1))
-    colour = background + sign * rng.uniform(20, 90, shape).astype(np.float32)
+    background = rng.uniform(20, 140, shape).astype(np.float32)
+    # The shape is lighter than the background in every channel, by an amount of its own.
+    colour = background + rng.uniform(25, 100, shape).astype(np.float32)
     ramp = np.linspace(-1, 1, IMAGE_SIZE, dtype=np.float32)
-    slope = rng.uniform(-40, 40, (2, *shape)).astype(np.float32)
+    slope = rng.uniform(-20, 20, (2, *shape)).astype(np.float32)
     images = np.where(mask, colour, background) + slope[0] * ramp + slope[1] * ramp[:, None]
-    images += rng.uniform(5, 30, shape).astype(np.float32) * rng.standard_normal(images.shape, dtype=np.float32)
+    images += rng.uniform(3, 20, shape).astype(np.float32) * rng.standard_normal(images.shape, dtype=np.float32)
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
@@ -139,7 +138,7 @@ def _draw_masks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return `(N, 32, 32)` bool: where each label's shape is."""
     centre_x, centre_y, radius, tilt = (
         rng.uniform(low, high, (len(labels), 1, 1)).astype(np.float32)
-        for low, high in [(10, 22), (10, 22), (6, 10), (-0.2, 0.2)]
+        for low, high in [(11, 21), (11, 21), (7, 12), (-0.2, 0.2)]
     )
     pixels = np.arange(IMAGE_SIZE, dtype=np.float32)
     dx, dy = pixels + 0.5 - centre_x, pixels[:, None] + 0.5 - centre_y

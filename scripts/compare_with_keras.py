@@ -217,7 +217,7 @@ def print_table(results: list[dict[str, Any]], args: argparse.Namespace) -> None
     """Print seconds an epoch by round, the medians, and what was measured on what."""
     from torch import device
 
-    from minivgg_pl.callbacks import device_name
+    from minivgg_pl.summary import device_name
 
     processor = device_name(device("cpu")).rsplit(", ", 1)[0]
     rows = [(result["ours"]["seconds"], result["keras"]["seconds"]) for result in results]

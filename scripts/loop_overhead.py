@@ -25,11 +25,11 @@ from lightning.pytorch import Callback, Trainer
 from torch.nn import functional
 
 from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.callbacks import device_name
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
 from minivgg_pl.data import CIFAR10DataModule, ImageDataset
 from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.summary import device_name
 
 WARM_UP_IMAGES = 5 * 64
 

@@ -62,6 +62,14 @@ def test_metrics_have_one_full_row_an_epoch(finished_run):
         assert float(row["lr"]) == pytest.approx(0.01 / (1 + 0.00025 * int(row["step"])), rel=1e-5)
 
 
+def test_the_last_checkpoint_is_the_last_epochs_and_the_best_the_most_accurate(finished_run):
+    run, _ = finished_run
+    rows = metrics(run)
+    best = max(rows, key=lambda row: float(row["val_acc"]))
+    assert checkpoint(run)["global_step"] == int(rows[-1]["step"])
+    assert checkpoint(run, "best")["global_step"] == int(best["step"])
+
+
 def test_the_summary_says_what_was_run_and_that_it_is_synthetic(finished_run):
     run, process = finished_run
     summary = json.loads((run / "summary.json").read_text())

@@ -1,0 +1,92 @@
+"""What a finished run comes to: summary.json and the table on the screen."""
+
+import platform
+import statistics
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from minivgg_pl.callbacks import RunRecorder
+from minivgg_pl.module import LitMiniVGG
+
+
+def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test: dict[str, float]) -> dict[str, Any]:
+    """Return the run's final numbers and what they depend on; reported are the last epoch's, never the best.
+
+    Args:
+        trainer: Has trained and tested.
+        module: The trained module.
+        recorder: Holds the epochs' rows.
+        test: `test_loss` and `test_acc` as `Trainer.test` returned them.
+    """
+    rows, data = recorder.rows, trainer.datamodule
+    last = rows[-1] if rows else {}
+    moving = sum(buffer.numel() for name, buffer in module.net.named_buffers() if "running" in name)
+    trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
+    return {
+        "variant": module.hparams.variant,
+        "dataset": data.dataset,
+        # The data module reads nothing whose MD5 is not the expected one.
+        "dataset_md5": "verified",
+        "validation": "test set" if data.val_size == 0 else f"{data.val_size} training images held out",
+        "num_parameters": trainable + moving,
+        "num_trainable": trainable,
+        "epochs": int(last.get("epoch", 0)),
+        **{name: last.get(name) for name in ("train_loss", "train_acc", "val_loss", "val_acc")},
+        **{name: test[name] for name in ("test_loss", "test_acc")},
+        "images_per_second": statistics.median(row["images_per_second"] for row in rows) if rows else None,
+        "minutes": sum(row["seconds"] for row in rows) / 60,
+        "precision": str(trainer.precision),
+        "device": device_name(trainer.strategy.root_device),
+        "num_devices": trainer.world_size,
+        "versions": package_versions(),
+        "run_folder": str(recorder.folder),
+    }
+
+
+def summary_table(summary: dict[str, Any]) -> str:
+    """Return the small table that ends a run."""
+
+    def cell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    synthetic = summary["dataset"] == "synthetic"
+    lines = [
+        "",
+        f"variant      {summary['variant']}" + (" (synthetic data, not CIFAR-10)" if synthetic else ""),
+        f"parameters   {summary['num_parameters']:,} ({summary['num_trainable']:,} trainable)",
+        f"epochs       {summary['epochs']}",
+        "             loss    accuracy",
+    ]
+    for stage, note in (("train", ""), ("val", f"  ({summary['validation']})"), ("test", "")):
+        lines.append(f"{stage:<12} {cell(summary[f'{stage}_loss'])}  {cell(summary[f'{stage}_acc'])}{note}")
+    lines += [
+        f"images/s     {summary['images_per_second'] or 0:.0f}",
+        f"minutes      {summary['minutes']:.1f}",
+        f"run folder   {summary['run_folder']}",
+    ]
+    return "\n".join(lines)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "jsonargparse")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def device_name(device: torch.device) -> str:
+    """Return the GPU's name, or the processor's with the number of threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,173 @@
+"""The system around the network: loss, metrics, optimizer and schedule in a real Trainer."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from minivgg_pl import LitMiniVGG
+from minivgg_pl.module import NonFiniteLossError
+
+
+def batches(num_images=20, batch_size=8, num_classes=10, seed=0):
+    """Batches of random images and one-hot targets, the last one smaller."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(num_images, 3, 32, 32, generator=generator)
+    targets = torch.eye(num_classes)[torch.randint(num_classes, (num_images,), generator=generator)]
+    return DataLoader(TensorDataset(images, targets), batch_size=batch_size)
+
+
+def trainer(tmp_path, **options):
+    return Trainer(
+        **{
+            "max_epochs": 1,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "default_root_dir": tmp_path,
+            **options,
+        }
+    )
+
+
+def test_targets_are_probabilities(tmp_path):
+    module = LitMiniVGG()
+    images = torch.rand(4, 3, 32, 32)
+    soft = torch.full((4, 10), 0.1)
+    module.eval()
+    expected = -(module(images).log_softmax(dim=1) * soft).sum(dim=1).mean()
+    torch.testing.assert_close(module.training_step((images, soft), 0), expected)
+
+
+def test_validation_metrics_are_means_over_images_not_over_batches(tmp_path):
+    module = LitMiniVGG()
+    metrics = trainer(tmp_path).validate(module, batches(), verbose=False)[0]
+    images, targets = (torch.cat(part) for part in zip(*batches(), strict=True))
+    with torch.no_grad():
+        logits = module.eval()(images)
+    assert metrics["val_loss"] == pytest.approx(functional.cross_entropy(logits, targets).item(), rel=1e-5)
+    assert metrics["val_acc"] == pytest.approx((logits.argmax(1) == targets.argmax(1)).float().mean().item())
+
+
+def test_train_metrics_are_running_means_over_the_epochs_images(tmp_path):
+    seen = []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            seen.append((outputs["loss"].item(), len(batch[0])))
+
+    fit = trainer(tmp_path, callbacks=[Keep()])
+    fit.fit(LitMiniVGG(), batches())
+    assert [size for _, size in seen] == [8, 8, 4]
+    mean = sum(loss * size for loss, size in seen) / 20
+    assert fit.callback_metrics["train_loss"].item() == pytest.approx(mean, rel=1e-5)
+    hits = fit.callback_metrics["train_acc"].item() * 20
+    assert hits == pytest.approx(round(hits), abs=1e-4)
+
+
+def test_a_second_epoch_starts_its_means_anew(tmp_path):
+    module = LitMiniVGG(lr=1e-12)
+    losses = []
+
+    class Keep(Callback):
+        def on_validation_epoch_end(self, trainer, module):
+            losses.append(module.eval_totals.sums[2].item())
+
+    trainer(tmp_path, max_epochs=2, callbacks=[Keep()]).fit(module, batches(), batches())
+    assert losses == [20, 20]
+
+
+def test_the_rate_falls_every_batch(tmp_path):
+    rates = []
+
+    class Keep(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer(tmp_path, max_epochs=2, callbacks=[Keep()]).fit(LitMiniVGG(), batches())
+    assert rates == pytest.approx([0.01 / (1 + 0.00025 * t) for t in range(6)])
+
+
+def test_the_optimizer_is_the_articles():
+    optimizer = LitMiniVGG().configure_optimizers()["optimizer"]
+    group = optimizer.param_groups[0]
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.01, 0.9, True, 0)
+    assert len(group["params"]) == len(list(LitMiniVGG().parameters()))
+
+
+def test_the_class_report_counts_what_the_network_answered(tmp_path):
+    module = LitMiniVGG(num_classes=3)
+    loader = batches(num_classes=3)
+    trainer(tmp_path).test(module, loader, verbose=False)
+    truth = torch.cat([targets.argmax(1) for _, targets in loader])
+    with torch.no_grad():
+        answers = torch.cat([module.eval()(images).argmax(1) for images, _ in loader])
+    expected = torch.zeros(3, 3, dtype=torch.long)
+    for row, column in zip(truth, answers, strict=True):
+        expected[row, column] += 1
+    assert torch.equal(module.class_report["confusion_matrix"], expected)
+    hits = expected.diagonal().float()
+    torch.testing.assert_close(module.class_report["recall"], hits / expected.sum(1).clamp(min=1))
+    torch.testing.assert_close(module.class_report["precision"], hits / expected.sum(0).clamp(min=1))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_training_loss_that_is_not_finite_names_epoch_and_step(tmp_path, accumulate):
+    class Break(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.current_epoch == 1 and batch_idx == 2:
+                batch[0].fill_(float("inf"))
+
+    fit = trainer(tmp_path, max_epochs=3, callbacks=[Break()], accumulate_grad_batches=accumulate)
+    step = {1: 6, 2: 4}[accumulate]
+    with pytest.raises(NonFiniteLossError, match=f"training loss is not finite in epoch 2, step {step}:"):
+        fit.fit(LitMiniVGG(), batches())
+
+
+def test_a_validation_loss_that_is_not_finite_stops_before_anything_is_saved(tmp_path):
+    class Break(Callback):
+        def on_validation_start(self, trainer, module):
+            module.net.classifier.bias.data.fill_(float("nan"))
+
+        def on_train_epoch_end(self, trainer, module):
+            raise AssertionError("the epoch was finished")
+
+    with pytest.raises(NonFiniteLossError, match="validation loss is not finite in epoch 1, step 3:"):
+        trainer(tmp_path, callbacks=[Break()]).fit(LitMiniVGG(), batches(), batches())
+
+
+def test_sums_survive_a_low_precision(tmp_path):
+    metrics = trainer(tmp_path, precision="bf16-true").validate(LitMiniVGG(), batches(600, 100), verbose=False)[0]
+    hits = metrics["val_acc"] * 600
+    assert hits == pytest.approx(round(hits), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"momentum": 0.0}, "nesterov needs momentum"),
+        ({"lr_decay": -0.1}, "lr_decay is -0.1"),
+        ({"variant": "huge"}, "unknown variant 'huge'"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LitMiniVGG(**options)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_the_cpus_logits(tmp_path):
+    module = LitMiniVGG().eval()
+    images = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        expected = module(images)
+        torch.testing.assert_close(module.cuda()(images.cuda()).cpu(), expected, atol=1e-3, rtol=1e-3)

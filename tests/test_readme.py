@@ -1,0 +1,63 @@
+"""What the README tells people to type is what the command understands."""
+
+import re
+import shlex
+
+import pytest
+
+from minivgg_pl.cli import MiniVGGCLI
+from minivgg_pl.command import expand_short_names
+from minivgg_pl.runs import METRIC_COLUMNS
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"```(?:bash)?\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = re.findall(r"python (scripts/\w+\.py)([^\n&]*)", "\n".join(BLOCKS))
+TRAIN_COMMANDS = [options for script, options in COMMANDS if script == "scripts/train.py"]
+
+
+class ParserOnly(MiniVGGCLI):
+    """Parses, and builds nothing."""
+
+    def before_instantiate_classes(self):
+        pass
+
+    def instantiate_classes(self):
+        pass
+
+
+def test_there_are_commands_to_check():
+    assert len(TRAIN_COMMANDS) >= 5
+
+
+@pytest.mark.parametrize("options", TRAIN_COMMANDS)
+def test_every_training_command_is_understood(options):
+    words = shlex.split(options, comments=True)
+    if "--help" in words or "--help.full" in words:
+        return
+    if "--config" in words:
+        # The file is a run's, and there is none here.
+        position = words.index("--config")
+        del words[position : position + 2]
+    expanded, _ = expand_short_names(words)
+    ParserOnly(expanded)
+
+
+def test_every_script_exists():
+    assert {script for script, _ in COMMANDS} == {f"scripts/{p.name}" for p in (REPOSITORY / "scripts").glob("*.py")}
+
+
+def test_every_metrics_column_is_explained():
+    assert all(f"`{column}`" in README for column in METRIC_COLUMNS)
+
+
+def test_every_file_it_links_to_exists():
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
+    assert links
+    assert all((REPOSITORY / link).exists() for link in links)
+
+
+def test_the_commands_that_land_a_change_are_there():
+    check = (REPOSITORY / ".ci" / "run").read_text()
+    for name in re.findall(r"readme_command (\w+)", check):
+        assert f"<!-- {name} -->" in README
