@@ -11,8 +11,9 @@ from minivgg_pl.runs import METRIC_COLUMNS
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
-BLOCKS = re.findall(r"```(?:bash)?\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = re.findall(r"python (scripts/\w+\.py)([^\n&]*)", "\n".join(BLOCKS))
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+SHELL = "\n".join(text for language, text in BLOCKS if language == "bash")
+COMMANDS = re.findall(r"python (scripts/\w+\.py)([^\n&]*)", SHELL)
 TRAIN_COMMANDS = [options for script, options in COMMANDS if script == "scripts/train.py"]
 
 
