@@ -122,15 +122,17 @@ def draw_images(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Returns:
         `(N, 3, 32, 32)` uint8.
     """
+    # The ranges here and in `_draw_masks` are set by trial: `classic` comes to about 99 % of the default test set after
+    # its 10 epochs, from chance after the first.
     mask = _draw_masks(labels, rng)[:, None]
     shape = (len(labels), 3, 1, 1)
     background = rng.uniform(20, 140, shape).astype(np.float32)
     # The shape is lighter than the background in every channel, by an amount of its own.
-    colour = background + rng.uniform(25, 100, shape).astype(np.float32)
+    colour = background + rng.uniform(20, 90, shape).astype(np.float32)
     ramp = np.linspace(-1, 1, IMAGE_SIZE, dtype=np.float32)
     slope = rng.uniform(-20, 20, (2, *shape)).astype(np.float32)
     images = np.where(mask, colour, background) + slope[0] * ramp + slope[1] * ramp[:, None]
-    images += rng.uniform(3, 20, shape).astype(np.float32) * rng.standard_normal(images.shape, dtype=np.float32)
+    images += rng.uniform(4, 26, shape).astype(np.float32) * rng.standard_normal(images.shape, dtype=np.float32)
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
@@ -138,7 +140,7 @@ def _draw_masks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return `(N, 32, 32)` bool: where each label's shape is."""
     centre_x, centre_y, radius, tilt = (
         rng.uniform(low, high, (len(labels), 1, 1)).astype(np.float32)
-        for low, high in [(11, 21), (11, 21), (7, 12), (-0.2, 0.2)]
+        for low, high in [(10.5, 21.5), (10.5, 21.5), (6.5, 11.5), (-0.25, 0.25)]
     )
     pixels = np.arange(IMAGE_SIZE, dtype=np.float32)
     dx, dy = pixels + 0.5 - centre_x, pixels[:, None] + 0.5 - centre_y
