@@ -123,6 +123,8 @@ def draw_images(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Returns:
         `(N, 3, 32, 32)` uint8.
     """
+    # The ranges here and in `_draw_masks` are set by trial: `classic` comes to about 99 % of the default test set after
+    # its 10 epochs, from chance after the first.
     mask = _draw_masks(labels, rng)[:, None]
     shape = (len(labels), 3, 1, 1)
     background = rng.uniform(20, 140, shape).astype(np.float32)
