@@ -1,5 +1,6 @@
 """What a run of the command line writes and prints while it trains: callbacks around the run folder."""
 
+import math
 import random
 import time
 from pathlib import Path
@@ -36,6 +37,8 @@ class RunRecorder(Callback):
         self.folder: Path | None = None
         self.rows: list[runs.Row] = resume.history() if resume else []
         self._epoch_start = self._train_end = 0.0
+        self._num_batches = 0
+        self._has_validated = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.folder is not None:
@@ -48,12 +51,16 @@ class RunRecorder(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()
+        self._has_validated = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_last_batch:
-            self._train_end = time.perf_counter()
+        self._num_batches = batch_idx + 1
+        self._train_end = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._has_validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rows.append(self._row(trainer))
@@ -61,11 +68,13 @@ class RunRecorder(Callback):
             runs.write_metrics(self.folder / "metrics.csv", self.rows)
 
     def _row(self, trainer: Trainer) -> runs.Row:
-        num_images = trainer.num_training_batches * trainer.datamodule.batch_size * trainer.world_size
-        num_images = min(num_images, len(trainer.datamodule.train_set))
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        data = trainer.datamodule
+        num_images = min(self._num_batches * data.batch_size * trainer.world_size, len(data.train_set))
+        # Lightning keeps the values of an earlier epoch where this one had no validation.
+        fresh = ("train_", "val_") if self._has_validated else ("train_",)
+        metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
         return {
-            **{column: metrics[column] for column in runs.METRIC_COLUMNS if column in metrics},
+            **{column: metrics.get(column, math.nan) for column in runs.LEARNING_COLUMNS},
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             # What the next batch will use: the schedule has already been stepped.
@@ -183,7 +192,7 @@ class EpochLines(Callback):
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         line = (
             f"epoch {row['epoch']}/{total}  "
-            + "  ".join(f"{name} {row.get(name, float('nan')):.4f}" for name in runs.METRIC_COLUMNS[3:7])
+            + "  ".join(f"{name} {row[name]:.4f}" for name in runs.LEARNING_COLUMNS)
             + f"  {row['seconds']:.1f} s  {row['images_per_second']:.0f} images/s"
         )
         bar = trainer.progress_bar_callback

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
@@ -25,6 +25,11 @@ FINITE_CHECK_INTERVAL = 50
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message names the epoch and the step."""
+
+
+def ends_epoch(trainer: Trainer) -> bool:
+    """Tell, after a training batch, whether it was the epoch's last: the data's, or the one `max_steps` allows."""
+    return trainer.is_last_batch or trainer.global_step == trainer.max_steps
 
 
 class EpochTotals:
@@ -122,7 +127,7 @@ class LitMiniVGG(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        is_last = self.trainer.is_last_batch
+        is_last = ends_epoch(self.trainer)
         if is_last or self.device.type == "cpu" or batch_idx % FINITE_CHECK_INTERVAL == 0:
             self._check_finite()
         if is_last:

@@ -13,17 +13,8 @@ import torch
 
 from minivgg_pl.errors import InputError
 
-METRIC_COLUMNS = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_acc",
-    "val_loss",
-    "val_acc",
-    "seconds",
-    "images_per_second",
-)
+LEARNING_COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc")
+METRIC_COLUMNS = ("epoch", "step", "lr", *LEARNING_COLUMNS, "seconds", "images_per_second")
 INTEGER_COLUMNS = ("epoch", "step")
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 SUMMARY = "summary.json"

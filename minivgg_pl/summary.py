@@ -1,5 +1,6 @@
 """What a finished run comes to: summary.json and the table on the screen."""
 
+import math
 import platform
 import statistics
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from lightning.pytorch import Trainer
 
 from minivgg_pl.callbacks import RunRecorder
 from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.runs import LEARNING_COLUMNS
 
 
 def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test: dict[str, float]) -> dict[str, Any]:
@@ -35,7 +37,8 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "num_parameters": trainable + moving,
         "num_trainable": trainable,
         "epochs": int(last.get("epoch", 0)),
-        **{name: last.get(name) for name in ("train_loss", "train_acc", "val_loss", "val_acc")},
+        # JSON has no nan, which a run without validation has.
+        **{name: None if math.isnan(last.get(name, math.nan)) else last[name] for name in LEARNING_COLUMNS},
         **{name: test[name] for name in ("test_loss", "test_acc")},
         "images_per_second": statistics.median(row["images_per_second"] for row in rows) if rows else None,
         "minutes": sum(row["seconds"] for row in rows) / 60,
