@@ -85,7 +85,8 @@ class RunRecorder(Callback):
 
     def title(self) -> str:
         """Return the heading of the run's pictures."""
-        return f"mini VGG {self.name}"
+        variant, _, synthetic = self.name.partition("-")
+        return f"mini VGG {variant} on " + ("synthetic data, not CIFAR-10" if synthetic else "CIFAR-10")
 
 
 class RunCheckpoint(ModelCheckpoint):
