@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl import callbacks, runs
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, fail
-from minivgg_pl.data import CIFAR10DataModule
+from minivgg_pl.data import NUM_CLASSES, CIFAR10DataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
 from minivgg_pl.summary import summarize, summary_table
@@ -82,22 +82,34 @@ class MiniVGGCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
         config = self.config
+        _check_model(config.model)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         _check_epochs(config.trainer.max_epochs)
         _check_gpus(config.trainer.accelerator, config.trainer.devices)
         if self.resume:
             _check_same_job(self.resume, config.model, config.data.dataset)
-        runs.check_base(Path(config.trainer.default_root_dir))
+        base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"])
+        runs.check_base(base)
         name = config.model.variant + ("-synthetic" if config.data.dataset == "synthetic" else "")
-        self.recorder = callbacks.RunRecorder(Path(config.trainer.default_root_dir), name, self.resume)
+        self.recorder = callbacks.RunRecorder(base, name, self.resume)
         self.save_config_kwargs = {"recorder": self.recorder}
         self.trainer_defaults["callbacks"] = self._callbacks(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer, once the data are known to be there and good."""
+        """Build the Trainer, then make sure of the data: what is wrong with either is said before a run starts."""
+        # What Lightning says of the devices it found stands in summary.json; here it would stand above an error.
+        logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            trainer = super().instantiate_trainer(enable_progress_bar=_shows_bar(self.config), **kwargs)
+        except (MisconfigurationException, ModuleNotFoundError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"--trainer: {error}") from error
+        finally:
+            logger.setLevel(level)
         rank_zero_only(self.datamodule.prepare_data)()
-        return super().instantiate_trainer(enable_progress_bar=_shows_bar(self.config), **kwargs)
+        return trainer
 
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
@@ -142,7 +154,7 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     resume = runs.find_resume_point(Path(resume_path)) if resume_path else None
     try:
         cli = MiniVGGCLI(_with_resumed_options(argv, resume), resume)
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
     if resume and _is_finished(resume, cli.trainer):
         print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
@@ -172,6 +184,8 @@ def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
     start = time.perf_counter()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
+    except MisconfigurationException as error:
+        raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
         return fail(f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
     except SystemExit:
@@ -221,6 +235,14 @@ def _is_finished(resume: runs.ResumePoint, trainer: Trainer) -> bool:
     """Tell a finished run from one that was killed between its last epoch and its test."""
     tested = resume.folder is not None and (resume.folder / runs.SUMMARY).exists()
     return tested and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= resume.epoch
+
+
+def _check_model(model: Any) -> None:
+    """Check what the parser lets through: a null where a value must be, and classes that the data do not have."""
+    if model is None or model.variant is None:
+        raise InputError(f"--model.variant null: choose one of {', '.join(ARCHITECTURES)}")
+    if model.num_classes != NUM_CLASSES:
+        raise InputError(f"--model.num_classes {model.num_classes}: the data have {NUM_CLASSES}; leave it out")
 
 
 def _check_epochs(max_epochs: int | None) -> None:

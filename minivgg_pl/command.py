@@ -10,6 +10,8 @@ EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
+MAX_DIGITS = 9
+
 HELP = """\
 usage: train.py [--variant {classic,wide}] [--gpus N] [--epochs N] [--resume RUN] [--data.* ...] [--model.* ...]
                 [--trainer.* ...] [--config FILE.yaml]
@@ -115,7 +117,7 @@ def _dotted(name: str, value: str) -> list[str]:
             raise InputError(f"--variant {value}: unknown; choose one of {', '.join(ARCHITECTURES)}")
         return [f"--model.variant={value}"]
     lowest = 1 if name == "--epochs" else 0
-    if not value.isdecimal() or int(value) < lowest:
+    if not value.isdecimal() or len(value) > MAX_DIGITS or int(value) < lowest:
         raise InputError(f"{name} {value}: give a whole number, {lowest} or more")
     if name == "--epochs":
         return [f"--trainer.max_epochs={int(value)}"]

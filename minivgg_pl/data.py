@@ -117,6 +117,8 @@ class CIFAR10DataModule(LightningDataModule):
         if dataset not in ("cifar10", "synthetic"):
             raise InputError(f"dataset is {dataset!r}: choose cifar10 or synthetic")
         _check_sizes(CIFAR10_TRAIN_SIZE if dataset == "cifar10" else synthetic_size, batch_size, val_size)
+        if not 0 <= split_seed < 2**63:
+            raise InputError(f"split_seed is {split_seed}: give 0 to 2**63 - 1")
         self.batch_size = batch_size
         self.val_size = val_size
         self.dataset = dataset

@@ -30,21 +30,29 @@ def check_base(base: Path) -> None:
     """
     nearest = next(path for path in (base.absolute(), *base.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(
-            f"run folders cannot be made in {base}: {nearest} is no folder that can be written; name another with "
-            "--trainer.default_root_dir"
-        )
+        raise InputError(_unusable(base, f"{nearest} is no folder that can be written"))
 
 
 def claim_run_folder(base: Path) -> Path:
-    """Create and return `base/<n>`, n one above the largest there is; two processes never get the same one."""
-    base.mkdir(parents=True, exist_ok=True)
-    number = max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
-    while True:
-        number += 1
-        with suppress(FileExistsError):
-            (base / str(number)).mkdir()
-            return base / str(number)
+    """Create and return `base/<n>`, n one above the largest there is; two processes never get the same one.
+
+    Raises:
+        InputError: If the folder cannot be made.
+    """
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        number = max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
+        while True:
+            number += 1
+            with suppress(FileExistsError):
+                (base / str(number)).mkdir()
+                return base / str(number)
+    except OSError as error:
+        raise InputError(_unusable(base, error.strerror)) from error
+
+
+def _unusable(base: Path, reason: str) -> str:
+    return f"run folders cannot be made in {base}: {reason}; name another folder with --trainer.default_root_dir"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -57,7 +57,13 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         (["--model.momentum", "0"], "nesterov needs momentum"),
         (["--model.lr_decay", "-1"], "lr_decay is -1"),
         (["--model.dense_units", "0"], "dense_units is 0"),
+        (["--model.num_classes", "5"], "num_classes 5: the data have 10"),
         (["--curves.reference", "book"], "curves.reference"),
+        (["--trainer.devices", "abc"], "contradict"),
+        (["--trainer.precision", "17"], "precision"),
+        (["--trainer.limit_val_batches", "-1"], "--trainer: .*limit_val_batches"),
+        (["--trainer.strategy", "magic"], "--trainer: .*magic"),
+        (["--trainer.default_root_dir", "/proc/none"], "run folders cannot be made"),
         (["--no_such_option", "1"], "no_such_option"),
         (["--config", "missing.yaml"], "File does not exist.*missing.yaml"),
         (["--resume", "missing"], "--resume missing: there is no such file or folder"),
@@ -65,6 +71,10 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
 )
 def test_a_bad_option_is_refused(refuse, options, message):
     assert re.search(message, refuse(*options))
+
+
+def test_devices_that_make_no_sense_are_refused(refuse):
+    assert "--trainer: `devices`" in refuse("--trainer.accelerator=cpu", "--trainer.devices=abc", synthetic=False)
 
 
 @no_gpu
@@ -88,6 +98,9 @@ def test_more_gpus_than_there_are_are_refused(refuse):
         ("modell: {variant: wide}\n", "modell"),
         ("model: {variants: wide}\n", "variants"),
         ("trainer: {max_epochs: soon}\n", "max_epochs"),
+        ("model: null\ntrainer: {max_epochs: 2}\n", "variant null"),
+        ("model: {variant: null}\n", "variant null"),
+        ("", "Unexpected config"),
     ],
 )
 def test_a_bad_config_file_is_refused(refuse, tmp_path, text, message):
