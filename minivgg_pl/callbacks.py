@@ -14,6 +14,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from minivgg_pl import plots, runs
 from minivgg_pl.article import article_rows
+from minivgg_pl.resume import ResumePoint
 
 
 def bar_refresh_rate() -> int:
@@ -30,7 +31,7 @@ class RunRecorder(Callback):
         resume: Where the run continues, or None for a new run.
     """
 
-    def __init__(self, base: Path, name: str, resume: runs.ResumePoint | None = None) -> None:
+    def __init__(self, base: Path, name: str, resume: ResumePoint | None = None) -> None:
         self.base = base
         self.name = name
         self.resume = resume
@@ -111,6 +112,19 @@ class RunCheckpoint(ModelCheckpoint):
         if stage == "fit":
             self.dirpath = str((self.recorder.folder / runs.LAST_CHECKPOINT.parent).resolve())
         super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        resume = self.recorder.resume
+        if resume is not None and resume.folder is not None:
+            # ModelCheckpoint forgets which was the best so far when its folder was moved or renamed.
+            best = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+            moved = {name: self._here(state_dict[name]) for name in paths}
+            state_dict = {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
+
+    def _here(self, path: str) -> str:
+        return path and str(Path(self.dirpath, Path(path).name))
 
 
 class SaveRunConfig(SaveConfigCallback):

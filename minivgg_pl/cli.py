@@ -1,6 +1,5 @@
 """The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
 
-import json
 import logging
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
+import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -21,6 +21,7 @@ from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, fa
 from minivgg_pl.data import NUM_CLASSES, CIFAR10DataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
+from minivgg_pl.resume import ResumePoint, find_resume_point
 from minivgg_pl.summary import summarize, summary_table
 
 TRAINER_DEFAULTS = {
@@ -49,7 +50,7 @@ class MiniVGGCLI(LightningCLI):
         resume: Where a run continues, or None for a new run.
     """
 
-    def __init__(self, args: list[str], resume: runs.ResumePoint | None = None) -> None:
+    def __init__(self, args: list[str], resume: ResumePoint | None = None) -> None:
         self.resume = resume
         self.recorder: callbacks.RunRecorder | None = None
         super().__init__(
@@ -85,13 +86,13 @@ class MiniVGGCLI(LightningCLI):
         _check_model(config.model)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
-        _check_epochs(config.trainer.max_epochs)
+        _check_trainer(config.trainer)
         _check_gpus(config.trainer.accelerator, config.trainer.devices)
         if self.resume:
-            _check_same_job(self.resume, config.model, config.data.dataset)
-        base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"])
-        runs.check_base(base)
+            self.resume.check_unchanged(yaml.safe_load(self.parser.dump(config, skip_none=False)))
+        base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
         name = config.model.variant + ("-synthetic" if config.data.dataset == "synthetic" else "")
+        runs.check_base(base / name)
         self.recorder = callbacks.RunRecorder(base, name, self.resume)
         self.save_config_kwargs = {"recorder": self.recorder}
         self.trainer_defaults["callbacks"] = self._callbacks(config)
@@ -113,7 +114,7 @@ class MiniVGGCLI(LightningCLI):
 
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
-        if _shows_bar(config):
+        if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:
             return chosen
@@ -134,7 +135,12 @@ class MiniVGGCLI(LightningCLI):
 def _shows_bar(config: Any) -> bool:
     """Show a bar on a terminal; a log file gets the line an epoch alone. The user's own choice wins."""
     choice = config.trainer.enable_progress_bar
-    return sys.stderr.isatty() if choice is None else choice
+    return sys.stderr.isatty() or _has_own_bar(config) if choice is None else choice
+
+
+def _has_own_bar(config: Any) -> bool:
+    given = config.trainer.callbacks or []
+    return any("ProgressBar" in callback.class_path for callback in (given if isinstance(given, list) else [given]))
 
 
 def train(argv: list[str], resume_path: str | None = None) -> int:
@@ -151,12 +157,12 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
         InputError: On bad input.
     """
     _quiet_known_noise()
-    resume = runs.find_resume_point(Path(resume_path)) if resume_path else None
+    resume = find_resume_point(Path(resume_path)) if resume_path else None
     try:
-        cli = MiniVGGCLI(_with_resumed_options(argv, resume), resume)
+        cli = MiniVGGCLI([*(resume.arguments() if resume else []), *argv], resume)
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
-    if resume and _is_finished(resume, cli.trainer):
+    if resume and resume.is_finished(cli.trainer.max_epochs):
         print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
         return 0
     return _fit_and_test(cli, resume)
@@ -170,6 +176,8 @@ def _quiet_known_noise() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # Worker processes lose time here: a batch is one indexing operation.
     warnings.filterwarnings("ignore", message=r".*does not have many workers")
+    # That is what --optimizer is for.
+    warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
     # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     # Lightning's advertisements for its cloud services.
@@ -180,10 +188,11 @@ def _no_tip(record: logging.LogRecord) -> bool:
     return "Tip: " not in record.getMessage()
 
 
-def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
+def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     start = time.perf_counter()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
+        tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     except MisconfigurationException as error:
         raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
@@ -191,9 +200,9 @@ def _fit_and_test(cli: MiniVGGCLI, resume: runs.ResumePoint | None) -> int:
     except SystemExit:
         # Lightning's answer to Ctrl-C.
         return fail(f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
-    test = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.recorder.folder is not None and cli.trainer.is_global_zero:
-        summary = summarize(cli.trainer, cli.model, cli.recorder, test)
+        # No result: with --trainer.limit_test_batches 0.
+        summary = summarize(cli.trainer, cli.model, cli.recorder, tested[0] if tested else {})
         summary |= {"seed": cli.config.seed_everything, "wall_seconds_of_this_start": time.perf_counter() - start}
         runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
         print(summary_table(summary))
@@ -215,28 +224,6 @@ def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
     return f"To go on: --resume {recorder.folder}" if path else "No epoch was finished, so nothing can be resumed"
 
 
-def _with_resumed_options(argv: list[str], resume: runs.ResumePoint | None) -> list[str]:
-    """Put the run's own options first, so that those typed beside `--resume` win."""
-    if resume is None:
-        return argv
-    if resume.config is not None:
-        return [f"--config={resume.config}", *argv]
-    return [
-        *(f"--model.{name}={_as_typed(value)}" for name, value in resume.hparams.items() if value is not None),
-        *argv,
-    ]
-
-
-def _as_typed(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _is_finished(resume: runs.ResumePoint, trainer: Trainer) -> bool:
-    """Tell a finished run from one that was killed between its last epoch and its test."""
-    tested = resume.folder is not None and (resume.folder / runs.SUMMARY).exists()
-    return tested and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= resume.epoch
-
-
 def _check_model(model: Any) -> None:
     """Check what the parser lets through: a null where a value must be, and classes that the data do not have."""
     if model is None or model.variant is None:
@@ -245,9 +232,13 @@ def _check_model(model: Any) -> None:
         raise InputError(f"--model.num_classes {model.num_classes}: the data have {NUM_CLASSES}; leave it out")
 
 
-def _check_epochs(max_epochs: int | None) -> None:
-    if max_epochs is not None and max_epochs < 1 and max_epochs != -1:
-        raise InputError(f"--trainer.max_epochs {max_epochs}: give 1 or more (or -1 for no end)")
+def _check_trainer(trainer: Any) -> None:
+    """Check what Lightning would only trip over in the middle of a run."""
+    if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
+        raise InputError(f"--trainer.max_epochs {trainer.max_epochs}: give 1 or more (or -1 for no end)")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if trainer[name] is not None and trainer[name] < 1:
+            raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")
 
 
 def _check_gpus(accelerator: Any, devices: Any) -> None:
@@ -259,17 +250,3 @@ def _check_gpus(accelerator: Any, devices: Any) -> None:
         raise InputError(f"--gpus {wanted}: this machine has no GPU that torch can use; --gpus 0 runs on the CPU")
     if wanted > available:
         raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")
-
-
-def _check_same_job(resume: runs.ResumePoint, model: Any, dataset: str) -> None:
-    for name in ("variant", "num_classes", "dense_units"):
-        if resume.hparams.get(name) != model[name]:
-            raise InputError(
-                f"--resume {resume.checkpoint}: the checkpoint has {name} {resume.hparams.get(name)}, but "
-                f"{name} {model[name]} was given; leave --model.{name} out or train a new run"
-            )
-    if resume.dataset not in (None, dataset):
-        raise InputError(
-            f"--resume {resume.checkpoint}: it was trained on dataset {resume.dataset}, but dataset {dataset} was "
-            "given; use the same --data.dataset or train a new run"
-        )

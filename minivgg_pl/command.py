@@ -22,7 +22,7 @@ curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
   --variant NAME       {variants} (default: classic)
   --gpus N             number of GPUs; 0 is the CPU (default: one GPU if there is one, else the CPU)
   --epochs N           passes over the training images (default: {epochs})
-  --resume RUN         continue a run: its folder, or a .ckpt file; options given beside it win over the run's own
+  --resume RUN         continue a run: its folder, or a .ckpt file; the trainer's options may change, such as --epochs
   --data.root DIR      folder with the data, or where they are downloaded to, 170 MB (default: data)
   --data.dataset NAME  cifar10, or synthetic: ten drawn shapes, no download (default: cifar10)
   --data.url URL       a mirror of cifar-10-python.tar.gz; any is safe, the MD5 is checked

@@ -13,7 +13,7 @@ from torchvision.datasets import CIFAR10
 
 from minivgg_pl.download import prepare_cifar10
 from minivgg_pl.errors import InputError
-from minivgg_pl.synthetic import SyntheticCIFAR10, prepare_synthetic
+from minivgg_pl.synthetic import SyntheticCIFAR10, check_train_size, prepare_synthetic
 
 CIFAR10_TRAIN_SIZE = 50_000
 NUM_CLASSES = 10
@@ -116,6 +116,8 @@ class CIFAR10DataModule(LightningDataModule):
         self.save_hyperparameters()
         if dataset not in ("cifar10", "synthetic"):
             raise InputError(f"dataset is {dataset!r}: choose cifar10 or synthetic")
+        if dataset == "synthetic":
+            check_train_size(synthetic_size)
         _check_sizes(CIFAR10_TRAIN_SIZE if dataset == "cifar10" else synthetic_size, batch_size, val_size)
         if not 0 <= split_seed < 2**63:
             raise InputError(f"split_seed is {split_seed}: give 0 to 2**63 - 1")

@@ -28,8 +28,9 @@ class NonFiniteLossError(RuntimeError):
 
 
 def ends_epoch(trainer: Trainer) -> bool:
-    """Tell, after a training batch, whether it was the epoch's last: the data's, or the one `max_steps` allows."""
-    return trainer.is_last_batch or trainer.global_step == trainer.max_steps
+    """Tell, after a training batch, whether it was the epoch's last: of the data, or because the trainer stops."""
+    stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return trainer.is_last_batch or trainer.global_step == trainer.max_steps or stops
 
 
 class EpochTotals:

@@ -5,11 +5,8 @@ import json
 import math
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from minivgg_pl.errors import InputError
 
@@ -70,14 +67,22 @@ def write_metrics(path: Path, rows: list[Row]) -> None:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Read what `write_metrics` wrote; no file is no rows."""
+    """Read what `write_metrics` wrote; no file is no rows.
+
+    Raises:
+        InputError: If the file is not what `write_metrics` writes.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [
-            {column: int(value) if column in INTEGER_COLUMNS else float(value) for column, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with path.open(newline="") as file:
+            return [{column: _number(column, row[column]) for column in METRIC_COLUMNS} for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged, or not a run's: repair it, or move it away to go on without") from error
+
+
+def _number(column: str, text: str) -> float:
+    return int(text) if column in INTEGER_COLUMNS else float(text)
 
 
 def _cell(column: str, value: float) -> str:
@@ -89,72 +94,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-@dataclass(frozen=True)
-class ResumePoint:
-    """Where a run continues.
-
-    Attributes:
-        checkpoint: The checkpoint to load.
-        epoch: Epochs that it has behind it.
-        hparams: The module's hyperparameters, as the checkpoint keeps them.
-        dataset: Name of the data set that it was trained on, or None where the checkpoint does not tell.
-        config: The run's newest config file, or None for a checkpoint outside a run folder.
-        source: The run folder whose rows are the history, or None.
-        folder: The run folder to continue in, or None for a new one (the checkpoint is not the run's last).
-    """
-
-    checkpoint: Path
-    epoch: int
-    hparams: dict[str, Any]
-    dataset: str | None
-    config: Path | None
-    source: Path | None
-    folder: Path | None
-
-    def history(self) -> list[Row]:
-        """Return the run's rows up to the checkpoint; a row that a kill left without its checkpoint is dropped."""
-        rows = read_metrics(self.source / "metrics.csv") if self.source else []
-        return [row for row in rows if row["epoch"] <= self.epoch]
-
-
-def find_resume_point(path: Path) -> ResumePoint:
-    """Find where the run folder or checkpoint at `path` continues.
-
-    Raises:
-        InputError: If there is nothing at `path`, or it is no run and no training checkpoint, or a damaged one.
-    """
-    if not path.exists():
-        raise InputError(f"--resume {path}: there is no such file or folder; give a run folder or a .ckpt file")
-    checkpoint = path / LAST_CHECKPOINT if path.is_dir() else path
-    if not checkpoint.is_file():
-        raise InputError(f"--resume {path}: the folder has no {LAST_CHECKPOINT}; give a run folder that has one")
-    content = _load_checkpoint(checkpoint)
-    source = checkpoint.parent.parent if checkpoint.parent.name == LAST_CHECKPOINT.parent.name else None
-    config = newest_config(source) if source else None
-    is_last = source is not None and config is not None and checkpoint.name == LAST_CHECKPOINT.name
-    return ResumePoint(
-        checkpoint=checkpoint,
-        epoch=content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
-        hparams=dict(content["hyper_parameters"]),
-        dataset=content.get("datamodule_hyper_parameters", {}).get("dataset"),
-        config=config,
-        source=source if config else None,
-        folder=source if is_last else None,
-    )
-
-
-def _load_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises for a damaged file is not one type
-        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-        raise InputError(f"--resume {path}: not a readable checkpoint, or a damaged one ({reason})") from error
-    needed = ("state_dict", "optimizer_states", "loops", "hyper_parameters")
-    if not isinstance(content, dict) or any(key not in content for key in needed):
-        raise InputError(f"--resume {path}: not a training checkpoint that Lightning wrote for this project")
-    if "variant" not in content["hyper_parameters"]:
-        raise InputError(f"--resume {path}: a checkpoint of another model, not of LitMiniVGG")
-    return content
+def tested_epochs(folder: Path) -> int | None:
+    """Return after how many epochs the run was tested, or None if it was not."""
+    path = folder / SUMMARY
+    return json.loads(path.read_text())["epochs"] if path.exists() else None
 
 
 def newest_config(folder: Path) -> Path | None:

@@ -22,7 +22,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         trainer: Has trained and tested.
         module: The trained module.
         recorder: Holds the epochs' rows.
-        test: `test_loss` and `test_acc` as `Trainer.test` returned them.
+        test: `test_loss` and `test_acc` as `Trainer.test` returned them, or nothing where it was not tested.
     """
     rows, data = recorder.rows, trainer.datamodule
     last = rows[-1] if rows else {}
@@ -39,7 +39,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "epochs": int(last.get("epoch", 0)),
         # JSON has no nan, which a run without validation has.
         **{name: None if math.isnan(last.get(name, math.nan)) else last[name] for name in LEARNING_COLUMNS},
-        **{name: test[name] for name in ("test_loss", "test_acc")},
+        **{name: test.get(name) for name in ("test_loss", "test_acc")},
         "images_per_second": statistics.median(row["images_per_second"] for row in rows) if rows else None,
         "minutes": sum(row["seconds"] for row in rows) / 60,
         "precision": str(trainer.precision),

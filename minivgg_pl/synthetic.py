@@ -93,11 +93,7 @@ def prepare_synthetic(root: str | Path, train_size: int = 3000, seed: int = 0) -
     Raises:
         InputError: On another size or seed, a damaged set, or a `root` that cannot be written.
     """
-    if not 0 < train_size <= MAX_TRAIN_SIZE or train_size % 50:
-        raise InputError(
-            f"--data.synthetic_size is {train_size}: give a multiple of 50 from 50 to {MAX_TRAIN_SIZE}, so that five "
-            "batches of ten classes come out even"
-        )
+    check_train_size(train_size)
     if seed < 0:
         raise InputError(f"the seed of the drawn pictures is {seed}: give 0 or more")
     home = _home(root, train_size, seed)
@@ -109,6 +105,19 @@ def prepare_synthetic(root: str | Path, train_size: int = 3000, seed: int = 0) -
             f"cannot read or write the drawn pictures in {home}: {error.strerror or error}; make room or give "
             "permission there, or name another data folder with --data.root"
         ) from error
+
+
+def check_train_size(train_size: int) -> None:
+    """Check that five batch files of ten classes come out even.
+
+    Raises:
+        InputError: On anything but a multiple of 50 up to 50,000.
+    """
+    if not 0 < train_size <= MAX_TRAIN_SIZE or train_size % 50:
+        raise InputError(
+            f"--data.synthetic_size is {train_size}: give a multiple of 50 from 50 to {MAX_TRAIN_SIZE}, so that five "
+            "batches of ten classes come out even"
+        )
 
 
 def draw_images(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

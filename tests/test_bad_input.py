@@ -59,11 +59,13 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         (["--model.dense_units", "0"], "dense_units is 0"),
         (["--model.num_classes", "5"], "num_classes 5: the data have 10"),
         (["--curves.reference", "book"], "curves.reference"),
+        (["--data.synthetic_size", "0"], "synthetic_size is 0"),
+        (["--data.split_seed", "-1"], "split_seed is -1"),
+        (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches 0"),
         (["--trainer.devices", "abc"], "contradict"),
         (["--trainer.precision", "17"], "precision"),
         (["--trainer.limit_val_batches", "-1"], "--trainer: .*limit_val_batches"),
         (["--trainer.strategy", "magic"], "--trainer: .*magic"),
-        (["--trainer.default_root_dir", "/proc/none"], "run folders cannot be made"),
         (["--no_such_option", "1"], "no_such_option"),
         (["--config", "missing.yaml"], "File does not exist.*missing.yaml"),
         (["--resume", "missing"], "--resume missing: there is no such file or folder"),
@@ -172,15 +174,49 @@ class TestResume:
         assert "not a readable checkpoint" in refuse(f"--resume={path}")
         assert not (tmp_path / "ran").exists()
 
-    def test_the_other_variant(self, refuse, checkpoint):
-        error = refuse(f"--resume={checkpoint}", "--variant=wide")
-        assert "variant classic" in error
-        assert "variant wide" in error
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--variant=wide"], "model.variant was classic and cannot become wide"),
+            (["--model.lr=0.1"], "model.lr was 0.01 and cannot become 0.1"),
+            (["--model.mean=[0.5,0.5,0.5]"], "model.mean was None"),
+            (["--data.val_size=50"], "data.val_size was 0 and cannot become 50"),
+            (["--data.dataset=cifar10"], "data.dataset was synthetic and cannot become cifar10"),
+        ],
+    )
+    def test_options_that_the_checkpoint_depends_on(self, refuse, checkpoint, options, message):
+        assert message in refuse("--gpus=0", f"--resume={checkpoint}", *options, synthetic=False)
 
-    def test_other_data(self, refuse, checkpoint):
-        assert "dataset synthetic" in refuse(
-            "--gpus=0", f"--resume={checkpoint}", "--data.dataset=cifar10", synthetic=False
-        )
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--seed_everything=9"], "seed_everything was 0 and cannot become 9"),
+            (["--optimizer=AdamW"], "optimizer"),
+        ],
+    )
+    def test_options_that_only_the_runs_config_knows(self, refuse, finished_run, options, message):
+        run, _ = finished_run
+        before = sorted(run.iterdir())
+        assert message in refuse(f"--resume={run}", "--epochs=9", *options, synthetic=False)
+        assert sorted(run.iterdir()) == before
+
+    def test_a_checkpoint_from_inside_an_epoch(self, refuse, checkpoint):
+        content = torch.load(checkpoint, weights_only=True)
+        content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        torch.save(content, checkpoint)
+        assert "saved inside epoch" in refuse(f"--resume={checkpoint}")
+
+    def test_a_checkpoint_without_loops(self, refuse, checkpoint):
+        content = torch.load(checkpoint, weights_only=True)
+        torch.save({**content, "loops": {}}, checkpoint)
+        assert "without the state of the training loop" in refuse(f"--resume={checkpoint}")
+
+    def test_damaged_metrics(self, refuse, finished_run, tmp_path):
+        run, _ = finished_run
+        copy = tmp_path / "run"
+        shutil.copytree(run, copy)
+        (copy / "metrics.csv").write_text("hello,world\n1,2\n")
+        assert "metrics.csv is damaged" in refuse(f"--resume={copy}", "--epochs=9", synthetic=False)
 
     def test_a_folder_without_a_checkpoint(self, refuse, tmp_path):
         (tmp_path / "folder").mkdir()

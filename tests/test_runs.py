@@ -1,11 +1,13 @@
 """The run folder."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
 from minivgg_pl import runs
 from minivgg_pl.errors import InputError
+from minivgg_pl.resume import ResumePoint
 
 ROW = {
     "epoch": 1,
@@ -43,6 +45,11 @@ def test_a_base_that_is_a_file_is_one_line(tmp_path):
         runs.check_base(tmp_path / "runs" / "classic")
 
 
+def test_a_folder_that_turns_out_unusable_is_one_line():
+    with pytest.raises(InputError, match="run folders cannot be made in /proc/none"):
+        runs.claim_run_folder(Path("/proc/none"))
+
+
 def test_checking_a_base_writes_nothing(tmp_path):
     runs.check_base(tmp_path / "not" / "there")
     assert not list(tmp_path.iterdir())
@@ -74,5 +81,5 @@ def test_configs_of_resumed_starts_are_numbered_and_the_newest_counts(tmp_path):
 
 def test_history_ends_with_the_checkpoint(tmp_path):
     runs.write_metrics(tmp_path / "metrics.csv", [{**ROW, "epoch": n} for n in (1, 2, 3)])
-    point = runs.ResumePoint(tmp_path / "x.ckpt", 2, {}, None, None, tmp_path, tmp_path)
+    point = ResumePoint(tmp_path / "x.ckpt", 2, {}, None, tmp_path, tmp_path)
     assert [row["epoch"] for row in point.history()] == [1, 2]

@@ -4,6 +4,10 @@ import csv
 import json
 import math
 import os
+import shutil
+import signal
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -12,7 +16,7 @@ from PIL import Image
 
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.runs import METRIC_COLUMNS
-from tests.conftest import SYNTHETIC_SIZE, run_train
+from tests.conftest import SYNTHETIC_SIZE, TRAIN, run_train
 
 MEASURED = ("seconds", "images_per_second")
 
@@ -172,6 +176,44 @@ def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_p
     finished = run_train("--resume", run, cwd=tmp_path, env=path)
     assert "already has its 4 epochs" in finished.stdout
     assert "--epochs" in finished.stdout
+
+
+def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finished_run, tmp_path):
+    source, _ = finished_run
+    run = tmp_path / "moved"
+    shutil.copytree(source, run)
+    # No epoch to come can be better.
+    content = checkpoint(run)
+    for name, state in content["callbacks"].items():
+        if name.startswith("RunCheckpoint") and state["monitor"]:
+            state["best_model_score"] = state["kth_value"] = torch.tensor(2.0)
+            state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(2.0))
+    torch.save(content, run / "checkpoints" / "last.ckpt")
+    best = (run / "checkpoints" / "best.ckpt").read_bytes()
+    # As if the run had been extended to 5 epochs before, and killed in its test.
+    run_train("--resume", run, "--epochs=5", cwd=tmp_path)
+    assert (run / "checkpoints" / "best.ckpt").read_bytes() == best
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 5
+    shutil.copy(source / "summary.json", run)
+    run_train("--resume", run, cwd=tmp_path)
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 5
+
+
+def test_ctrl_c_ends_with_the_way_to_go_on(synthetic_options, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *synthetic_options, "--epochs=500"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not process.stdout.readline().startswith("epoch 2/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "error: interrupted. To go on: --resume runs/classic-synthetic/1"
+    assert "Traceback" not in error
 
 
 def test_an_older_checkpoint_continues_in_a_new_folder_with_its_history(finished_run, synthetic_options, tmp_path):

@@ -1,0 +1,168 @@
+"""Where a run continues: the run folder or checkpoint that `--resume` names, and what may change on the way."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from minivgg_pl import runs
+from minivgg_pl.errors import InputError
+
+# What the checkpoint's state or the numbers so far depend on. Changed, it would be recorded and have no effect (the
+# optimizer's state brings its own learning rate), or training images would become validation images.
+FIXED_OPTIONS = (
+    "model",
+    "optimizer",
+    "lr_scheduler",
+    "seed_everything",
+    "data.dataset",
+    "data.val_size",
+    "data.split_seed",
+    "data.synthetic_size",
+)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run continues.
+
+    Attributes:
+        checkpoint: The checkpoint to load.
+        epoch: Epochs that it has behind it.
+        options: The options that it was trained with, as far as they are known: the run's newest config file, or for
+            a checkpoint outside a run folder what the checkpoint itself keeps of model and data.
+        config: The run's newest config file, or None for a checkpoint outside a run folder.
+        source: The run folder whose rows are the history, or None.
+        folder: The run folder to continue in, or None for a new one (the checkpoint is not the run's last).
+    """
+
+    checkpoint: Path
+    epoch: int
+    options: dict[str, Any]
+    config: Path | None
+    source: Path | None
+    folder: Path | None
+
+    def history(self) -> list[runs.Row]:
+        """Return the run's rows up to the checkpoint; a row that a kill left without its checkpoint is dropped."""
+        rows = runs.read_metrics(self.source / "metrics.csv") if self.source else []
+        return [row for row in rows if row["epoch"] <= self.epoch]
+
+    def arguments(self) -> list[str]:
+        """Return the command-line arguments that stand for the options so far; those typed come after them."""
+        if self.config is not None:
+            return [f"--config={self.config}"]
+        return [f"--{name}={_as_typed(value)}" for name, value in _flatten(self.options) if value not in (None, {})]
+
+    def is_finished(self, max_epochs: int | None) -> bool:
+        """Tell a finished run from one that was killed between its last epoch and the end of its test."""
+        if max_epochs is None or not 0 <= max_epochs <= self.epoch:
+            return False
+        return self.folder is None or runs.tested_epochs(self.folder) == self.epoch
+
+    def check_unchanged(self, options: dict[str, Any]) -> None:
+        """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
+
+        Raises:
+            InputError: If one of FIXED_OPTIONS is another than before.
+        """
+        before, now = dict(_flatten(self.options)), dict(_flatten(options))
+        for name in before.keys() | now.keys():
+            fixed = any(name == option or name.startswith(f"{option}.") for option in FIXED_OPTIONS)
+            # A bare checkpoint knows nothing of options outside model and data.
+            known = self.config is not None or name in before
+            if fixed and known and before.get(name) != now.get(name):
+                raise InputError(
+                    f"--resume {self.checkpoint}: {name} was {before.get(name)} and cannot become {now.get(name)} in "
+                    f"the middle of a run: leave --{name} out, or train a new run"
+                )
+
+
+def find_resume_point(path: Path) -> ResumePoint:
+    """Find where the run folder or checkpoint at `path` continues.
+
+    Raises:
+        InputError: If there is nothing at `path`, or it is no run and no training checkpoint, or a damaged one.
+    """
+    if not path.exists():
+        raise InputError(f"--resume {path}: there is no such file or folder; give a run folder or a .ckpt file")
+    checkpoint = path / runs.LAST_CHECKPOINT if path.is_dir() else path
+    if not checkpoint.is_file():
+        raise InputError(f"--resume {path}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
+    content = _load_checkpoint(checkpoint)
+    source = _run_folder_of(checkpoint)
+    config = runs.newest_config(source) if source else None
+    is_last = config is not None and checkpoint.name == runs.LAST_CHECKPOINT.name
+    return ResumePoint(
+        checkpoint=checkpoint,
+        epoch=_finished_epochs(content, checkpoint),
+        options=_read_options(config) if config else _options_of(content),
+        config=config,
+        source=source if config else None,
+        folder=source if is_last else None,
+    )
+
+
+def _run_folder_of(checkpoint: Path) -> Path | None:
+    # Resolved, since the path may have been typed from inside the run folder.
+    folder = checkpoint.resolve().parent
+    if folder.name != runs.LAST_CHECKPOINT.parent.name:
+        return None
+    return folder.parent if checkpoint.is_absolute() else Path(os.path.relpath(folder.parent))
+
+
+def _load_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises for a damaged file is not one type
+        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        raise InputError(f"--resume {path}: not a readable checkpoint, or a damaged one ({reason})") from error
+    needed = ("state_dict", "optimizer_states", "loops", "hyper_parameters")
+    if not isinstance(content, dict) or any(key not in content for key in needed):
+        raise InputError(f"--resume {path}: not a training checkpoint that Lightning wrote for this project")
+    if not {"variant", "num_classes", "lr_decay"} <= content["hyper_parameters"].keys():
+        raise InputError(f"--resume {path}: a checkpoint of another model, not of LitMiniVGG")
+    return content
+
+
+def _finished_epochs(content: dict[str, Any], path: Path) -> int:
+    try:
+        loop = content["loops"]["fit_loop"]
+        is_epoch_end = loop["epoch_loop.batch_progress"]["is_last_batch"]
+        epochs = loop["epoch_progress"]["current"]["processed"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"--resume {path}: a checkpoint without the state of the training loop") from error
+    if not is_epoch_end:
+        raise InputError(f"--resume {path}: it was saved inside epoch {epochs + 1}; give one of an epoch's end")
+    return epochs
+
+
+def _read_options(config: Path) -> dict[str, Any]:
+    try:
+        options = yaml.safe_load(config.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"--resume: {config} cannot be read: repair it, or resume from the .ckpt elsewhere") from error
+    if not isinstance(options, dict):
+        raise InputError(f"--resume: {config} holds no options: repair it, or resume from the .ckpt elsewhere")
+    return options
+
+
+def _options_of(content: dict[str, Any]) -> dict[str, Any]:
+    return {"model": dict(content["hyper_parameters"]), "data": dict(content.get("datamodule_hyper_parameters", {}))}
+
+
+def _flatten(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
