@@ -23,22 +23,25 @@ def bar_refresh_rate() -> int:
 
 
 class RunRecorder(Callback):
-    """Claims the run folder once the data are known to be good, and keeps metrics.csv and summary.json in it.
+    """Claims the run folder once the data are known to be good, and keeps metrics.csv in it.
 
     Args:
         base: Folder that run folders are made in.
-        name: Name of the run's kind: the variant, and "synthetic" where the data are.
+        name: Name of the folder that the runs of this kind have under `base`.
+        title: Heading of the run's pictures.
         resume: Where the run continues, or None for a new run.
     """
 
-    def __init__(self, base: Path, name: str, resume: ResumePoint | None = None) -> None:
+    def __init__(self, base: Path, name: str, title: str, resume: ResumePoint | None = None) -> None:
         self.base = base
         self.name = name
+        self.title = title
         self.resume = resume
         self.folder: Path | None = None
         self.rows: list[runs.Row] = resume.history() if resume else []
         self._epoch_start = self._train_end = 0.0
         self._num_batches = 0
+        self.num_train_images = 0
         self._has_validated = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -70,7 +73,7 @@ class RunRecorder(Callback):
 
     def _row(self, trainer: Trainer) -> runs.Row:
         data = trainer.datamodule
-        num_images = min(self._num_batches * data.batch_size * trainer.world_size, len(data.train_set))
+        self.num_train_images = min(self._num_batches * data.batch_size * trainer.world_size, len(data.train_set))
         # Lightning keeps the values of an earlier epoch where this one had no validation.
         fresh = ("train_", "val_") if self._has_validated else ("train_",)
         metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
@@ -81,13 +84,8 @@ class RunRecorder(Callback):
             # What the next batch will use: the schedule has already been stepped.
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self._epoch_start,
-            "images_per_second": num_images / (self._train_end - self._epoch_start),
+            "images_per_second": self.num_train_images / (self._train_end - self._epoch_start),
         }
-
-    def title(self) -> str:
-        """Return the heading of the run's pictures."""
-        variant, _, synthetic = self.name.partition("-")
-        return f"mini VGG {variant} on " + ("synthetic data, not CIFAR-10" if synthetic else "CIFAR-10")
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -190,7 +188,7 @@ class CurvePlot(Callback):
         if trainer.is_global_zero:
             path = self.recorder.folder / "curves.png"
             plots.draw_curves(
-                self.recorder.rows, path, self.recorder.title(), reference=self.reference, val_label=self.val_label
+                self.recorder.rows, path, self.recorder.title, reference=self.reference, val_label=self.val_label
             )
 
 
@@ -234,5 +232,5 @@ class TestReport(Callback):
         runs.write_text(self.recorder.folder / "report.csv", "\n".join(lines) + "\n")
         path = self.recorder.folder / "confusion_matrix.png"
         plots.draw_confusion_matrix(
-            report["confusion_matrix"], names, path, f"{self.recorder.title()}: test set, last epoch"
+            report["confusion_matrix"], names, path, f"{self.recorder.title}: test set, last epoch"
         )

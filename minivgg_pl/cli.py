@@ -1,5 +1,6 @@
 """The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
 
+import inspect
 import logging
 import sys
 import time
@@ -87,13 +88,16 @@ class MiniVGGCLI(LightningCLI):
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         _check_trainer(config.trainer)
+        _check_optimizer(config)
         _check_gpus(config.trainer.accelerator, config.trainer.devices)
         if self.resume:
             self.resume.check_unchanged(yaml.safe_load(self.parser.dump(config, skip_none=False)))
         base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
-        name = config.model.variant + ("-synthetic" if config.data.dataset == "synthetic" else "")
+        synthetic = config.data.dataset == "synthetic"
+        name = config.model.variant + ("-synthetic" if synthetic else "")
+        title = f"mini VGG {config.model.variant} on " + ("synthetic data, not CIFAR-10" if synthetic else "CIFAR-10")
         runs.check_base(base / name)
-        self.recorder = callbacks.RunRecorder(base, name, self.resume)
+        self.recorder = callbacks.RunRecorder(base, name, title, self.resume)
         self.save_config_kwargs = {"recorder": self.recorder}
         self.trainer_defaults["callbacks"] = self._callbacks(config)
 
@@ -176,6 +180,8 @@ def _quiet_known_noise() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # Worker processes lose time here: a batch is one indexing operation.
     warnings.filterwarnings("ignore", message=r".*does not have many workers")
+    # Resuming in the run's own folder is what --resume is for.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     # That is what --optimizer is for.
     warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
     # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
@@ -239,6 +245,19 @@ def _check_trainer(trainer: Any) -> None:
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         if trainer[name] is not None and trainer[name] < 1:
             raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")
+
+
+def _check_optimizer(config: Any) -> None:
+    """Refuse settings of the article's SGD where another optimizer replaces it: they would have no effect."""
+    if not config.get("optimizer"):
+        return
+    defaults = inspect.signature(LitMiniVGG).parameters
+    for name in ("lr", "momentum", "nesterov", "lr_decay"):
+        if config.model[name] != defaults[name].default:
+            raise InputError(
+                f"--model.{name} {config.model[name]} has no effect beside --optimizer: give --optimizer.{name} if "
+                "that optimizer has it, or leave it out"
+            )
 
 
 def _check_gpus(accelerator: Any, devices: Any) -> None:

@@ -16,8 +16,8 @@ HELP = """\
 usage: train.py [--variant {classic,wide}] [--gpus N] [--epochs N] [--resume RUN] [--data.* ...] [--model.* ...]
                 [--trainer.* ...] [--config FILE.yaml]
 
-Trains a mini VGG on CIFAR-10, tests it once, and leaves a run folder: config.yaml, metrics.csv (a row an epoch),
-curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
+Trains a mini VGG on CIFAR-10, tests the last epoch's network, and leaves a run folder: config.yaml, metrics.csv (a
+row an epoch), curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
 
   --variant NAME       {variants} (default: classic)
   --gpus N             number of GPUs; 0 is the CPU (default: one GPU if there is one, else the CPU)
@@ -34,7 +34,7 @@ curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
   --curves.reference article  draw the article's own curve behind the run's
   --trainer.default_root_dir DIR  where run folders go: DIR/<variant>/<n> (default: runs)
   --config FILE.yaml   read options from a file, such as a run's config.yaml; later options win
-  --print_config       print every option with its value, and stop
+  --print_config       print every option with its value (null: chosen when the run starts), and stop
   --help.full          every option of Lightning's Trainer, the model, the data, optimizers, schedulers
 
 examples:

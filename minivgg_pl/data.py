@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.datasets import CIFAR10
 
+from minivgg_pl import synthetic
 from minivgg_pl.download import prepare_cifar10
 from minivgg_pl.errors import InputError
 from minivgg_pl.synthetic import SyntheticCIFAR10, check_train_size, prepare_synthetic
 
 CIFAR10_TRAIN_SIZE = 50_000
 NUM_CLASSES = 10
+# In the order of the labels, as `batches.meta` of the official files names them.
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class ImageDataset(Dataset):
@@ -126,7 +129,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.dataset = dataset
         # Drawn from the seed that `seed_everything` set, kept in checkpoints.
         self.shuffle_seed = torch.initial_seed()
-        self.class_names: list[str] = []
+        self.class_names = list(CIFAR10_CLASSES if dataset == "cifar10" else synthetic.CLASS_NAMES)
         self.train_set: ImageDataset | None = None
         self.val_set: ImageDataset | None = None
         self.test_set: ImageDataset | None = None
@@ -167,7 +170,6 @@ class CIFAR10DataModule(LightningDataModule):
             source = SyntheticCIFAR10(self.hparams.root, train=train, train_size=self.hparams.synthetic_size)
         else:
             source = CIFAR10(self.hparams.root, train=train)
-        self.class_names = list(source.classes)
         images = torch.from_numpy(np.ascontiguousarray(source.data))
         return ImageDataset(images, torch.tensor(source.targets))
 

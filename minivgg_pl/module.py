@@ -210,7 +210,8 @@ def _class_metrics(num_classes: int) -> MetricCollection:
 
 
 def _non_finite_message(stage: str, epoch: int, step: int) -> str:
-    return f"the {stage} loss is not finite in epoch {epoch + 1}, step {step}: training stopped. Try a lower --model.lr"
+    where = f"epoch {epoch + 1}, step {step}"
+    return f"the {stage} loss is not finite in {where}: training stopped. Try a lower learning rate"
 
 
 def _check_optimizer_arguments(lr: float, momentum: float, nesterov: bool, lr_decay: float) -> None:

@@ -60,8 +60,6 @@ class MiniVGG(nn.Module):
         _check_arguments(variant, num_classes, dense_units, mean, std)
         architecture = ARCHITECTURES[variant]
         dense_units = dense_units or architecture.dense_units
-        self.variant = variant
-        self.num_classes = num_classes
         # Saved with the weights, so that weights and preprocessing cannot part.
         self.register_buffer("mean", _channel_buffer(mean))
         self.register_buffer("std", _channel_buffer(std))
@@ -87,7 +85,12 @@ class MiniVGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits `(N, num_classes)` for images `(N, 3, 32, 32)` in [0, 1]."""
+        """Return logits `(N, num_classes)` for images `(N, 3, 32, 32)` in [0, 1].
+
+        Raises:
+            ValueError: On images of another shape, or of an integer type.
+        """
+        _check_images(images)
         x = images
         if self.mean is not None:
             x = x - self.mean
@@ -113,6 +116,14 @@ def _block(in_channels: int, widths: Sequence[int], dropout: float) -> nn.Sequen
 
 def _channel_buffer(values: Sequence[float] | None) -> Tensor | None:
     return None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+
+
+def _check_images(images: Tensor) -> None:
+    expected = (IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+    if images.ndim != 4 or images.shape[1:] != expected:
+        raise ValueError(f"images have shape {tuple(images.shape)}: give (N, {', '.join(map(str, expected))})")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: give floats in [0, 1], such as bytes divided by 255")
 
 
 def _check_arguments(

@@ -113,6 +113,12 @@ def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
     return [row["epoch"] for row in rows], [row[key] for row in rows]
 
 
+def _loss_ceiling(rows: Rows) -> float:
+    """Return LOSS_CEILING, or what shows at least the lowest point of each loss where all of one lies above."""
+    finite = [[row[key] for row in rows if np.isfinite(row[key])] for key in ("train_loss", "val_loss")]
+    return max(LOSS_CEILING, *(np.ceil(min(losses) * 10) / 10 for losses in finite if losses))
+
+
 def _set_curve_axes(axes: Axes, rows: Rows) -> None:
     axes.set_xlabel("epoch")
     axes.grid(color="0.9", linewidth=0.8)
@@ -123,8 +129,9 @@ def _set_curve_axes(axes: Axes, rows: Rows) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MultipleLocator(0.2))
     highest = np.nanmax([1.0, *(row[key] for row in rows for key in ("train_loss", "val_loss"))])
-    axes.set_ylim(0, 1.05 * min(highest, LOSS_CEILING))
-    cut = f" (cut off above {LOSS_CEILING:g})" if highest > LOSS_CEILING else ""
+    ceiling = _loss_ceiling(rows)
+    axes.set_ylim(0, 1.05 * min(highest, ceiling))
+    cut = f" (cut off above {ceiling:g})" if highest > ceiling else ""
     axes.set_ylabel(f"loss{cut} / accuracy")
 
 

@@ -58,6 +58,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         (["--model.lr_decay", "-1"], "lr_decay is -1"),
         (["--model.dense_units", "0"], "dense_units is 0"),
         (["--model.num_classes", "5"], "num_classes 5: the data have 10"),
+        (["--optimizer", "AdamW", "--model.lr", "5"], "model.lr 5.0 has no effect beside --optimizer"),
         (["--curves.reference", "book"], "curves.reference"),
         (["--data.synthetic_size", "0"], "synthetic_size is 0"),
         (["--data.split_seed", "-1"], "split_seed is -1"),

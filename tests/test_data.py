@@ -50,6 +50,14 @@ def test_test_images_are_torchvisions_pixel_for_pixel_and_none_is_dropped(make, 
     assert targets.argmax(dim=1).tolist() == source.targets
 
 
+def test_class_names_are_there_at_once_and_in_the_files_order(make):
+    data = make("test")
+    source = data.test_set
+    assert data.class_names == CIFAR10DataModule(dataset="synthetic").class_names
+    assert len(set(data.class_names)) == len(source.one_hot) == 10
+    assert CIFAR10DataModule().class_names[3] == "cat"
+
+
 def _epoch(data, epoch):
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)

@@ -94,6 +94,19 @@ def test_bad_arguments_are_refused(arguments, message):
         MiniVGG(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(1, 3, 300, 400), r"shape \(1, 3, 300, 400\): give \(N, 3, 32, 32\)"),
+        (torch.rand(3, 32, 32), "give"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "images are torch.uint8: give floats"),
+    ],
+)
+def test_images_of_the_wrong_kind_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        MiniVGG().eval()(images)
+
+
 def test_the_network_needs_no_lightning():
     code = "import sys, minivgg_pl.network; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

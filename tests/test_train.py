@@ -86,7 +86,10 @@ def test_the_summary_says_what_was_run_and_that_it_is_synthetic(finished_run):
     assert summary["seed"] == 0
     assert summary["num_parameters"] == 2_171_178
     assert summary["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert summary["train_images"] == SYNTHETIC_SIZE
+    assert summary["test_images"] == SYNTHETIC_SIZE // 5
     assert summary["dataset"] == "synthetic"
+    assert "official" not in summary["dataset_md5"]
     assert "synthetic" in str(run)
     assert "synthetic" in process.stdout
 
