@@ -116,7 +116,7 @@ def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
 def _loss_ceiling(rows: Rows) -> float:
     """Return LOSS_CEILING, or what shows at least the lowest point of each loss where all of one lies above."""
     finite = [[row[key] for row in rows if np.isfinite(row[key])] for key in ("train_loss", "val_loss")]
-    return max(LOSS_CEILING, *(np.ceil(min(losses) * 10) / 10 for losses in finite if losses))
+    return max([LOSS_CEILING, *(np.ceil(min(losses) * 10) / 10 for losses in finite if losses)])
 
 
 def _set_curve_axes(axes: Axes, rows: Rows) -> None:
@@ -127,10 +127,10 @@ def _set_curve_axes(axes: Axes, rows: Rows) -> None:
     margin = min(0.02 * (max(epochs) - min(epochs)) or 0.5, 0.5)
     axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
     axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_locator(MultipleLocator(0.2))
     highest = np.nanmax([1.0, *(row[key] for row in rows for key in ("train_loss", "val_loss"))])
     ceiling = _loss_ceiling(rows)
     axes.set_ylim(0, 1.05 * min(highest, ceiling))
+    axes.yaxis.set_major_locator(MultipleLocator(0.2) if ceiling <= LOSS_CEILING else MaxNLocator(10))
     cut = f" (cut off above {ceiling:g})" if highest > ceiling else ""
     axes.set_ylabel(f"loss{cut} / accuracy")
 

@@ -31,7 +31,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
     return {
         "variant": module.hparams.variant,
         "dataset": data.dataset,
-        # The data module reads nothing else; the official sums are CIFAR-10's, the drawn pictures have their manifest's.
+        # The data module reads nothing else. The drawn pictures have a manifest with their sums.
         "dataset_md5": "official, verified" if data.dataset == "cifar10" else "own manifest's, verified",
         "train_images": recorder.num_train_images,
         "test_images": int(module.class_report["confusion_matrix"].sum()) if module.class_report else 0,

@@ -64,6 +64,14 @@ def test_reference_changes_the_picture_by_its_values(tmp_path: Path, monkeypatch
     assert (pictures[1] != pictures[2]).any()
 
 
+def test_losses_that_all_lie_above_the_usual_ceiling_are_still_seen(tmp_path: Path) -> None:
+    rows = [{"epoch": n, "train_loss": 3e8 / n, "train_acc": 0.1, "val_loss": 7.5, "val_acc": 0.1} for n in (1, 2)]
+    bottom, top = curves_figure(rows).axes[0].get_ylim()
+    assert bottom == 0
+    assert top > 1.5e8
+    plots.draw_curves(rows, tmp_path / "curves.png", "a title")
+
+
 def test_one_epoch_leaves_marks_in_both_colours(tmp_path: Path) -> None:
     plots.draw_curves(make_rows(1), tmp_path / "curves.png", "a title")
     # The legend below the axes holds both colours too, so only the upper part counts.

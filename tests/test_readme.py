@@ -2,13 +2,15 @@
 
 import re
 import shlex
+import shutil
 
 import pytest
+from PIL import Image
 
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import expand_short_names
 from minivgg_pl.runs import METRIC_COLUMNS
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SYNTHETIC_SIZE
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
@@ -42,6 +44,20 @@ def test_every_training_command_is_understood(options):
         del words[position : position + 2]
     expanded, _ = expand_short_names(words)
     ParserOnly(expanded)
+
+
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+
+
+def test_the_python_examples_run(synthetic_root, finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (300, 200)).save("cat.jpg")
+    shutil.copytree(finished_run[0], "runs/classic/1")
+    data = f'{str(synthetic_root)!r}, dataset="synthetic", synthetic_size={SYNTHETIC_SIZE}, val_size=50'
+    assert len(PYTHON) == 2
+    for text in PYTHON:
+        small = text.replace('"data", val_size=5000', data).replace("max_epochs=10", 'max_epochs=1, accelerator="cpu"')
+        exec(compile(small, "README.md", "exec"), {})
 
 
 def test_every_script_exists():
