@@ -209,11 +209,16 @@ def test_ctrl_c_ends_with_the_way_to_go_on(synthetic_options, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What a shell starts in the background ignores SIGINT, and so do its children: not what a user's terminal does.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not process.stdout.readline().startswith("epoch 2/"):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        while not process.stdout.readline().startswith("epoch 2/"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert error.splitlines()[-1] == "error: interrupted. To go on: --resume runs/classic-synthetic/1"
     assert "Traceback" not in error
