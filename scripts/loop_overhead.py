@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch import nn
 from torch.nn import functional
 
+from minivgg_pl import module
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
@@ -103,6 +105,8 @@ def main() -> int:
     args = parse_arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.tiny:
+        module.MiniVGG = tiny_network
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for side in (time_bare, time_lightning):
@@ -122,6 +126,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=50_000, help="images an epoch (default: 50000)")
     parser.add_argument("--rounds", type=int, default=3, help="epochs of each side (default: 3)")
     parser.add_argument("--threads", type=int, help="threads of both sides (default: PyTorch's choice)")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="one linear layer for a network, to measure the loop alone",
+    )
     args = parser.parse_args()
     if args.rounds < 1 or (args.threads is not None and args.threads < 1):
         parser.error("--rounds and --threads take 1 or more")
@@ -129,6 +138,11 @@ def parse_arguments() -> argparse.Namespace:
     if args.images < 2 or args.images % 64 == 1:
         parser.error("--images takes 2 or more, no multiple of 64 plus 1")
     return args
+
+
+def tiny_network(*_: object) -> nn.Module:
+    """Stand in for MiniVGG with next to no arithmetic."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
 
 
 def time_bare(variant: str, num_images: int) -> Epoch:
@@ -173,7 +187,9 @@ def time_lightning(variant: str, num_images: int) -> Epoch:
 def print_table(rounds: list[tuple[Epoch, Epoch]], args: argparse.Namespace) -> None:
     """Print seconds an epoch by round and the medians of the paired differences."""
     num_steps = -(-args.images // 64)
-    print(f"\n{args.variant}, {args.images:,} random images, {num_steps} steps, {device_name(torch.device('cpu'))}")
+    print(
+        f"\n{'one linear layer' if args.tiny else args.variant}, {args.images:,} random images, {num_steps} steps, {device_name(torch.device('cpu'))}"
+    )
     print(f"torch {torch.__version__}\n\nseconds an epoch\nround       bare lightning  overhead")
     for number, (bare, lightning) in enumerate(rounds, start=1):
         print(f"{number:<6} {bare.total:>9.2f} {lightning.total:>9.2f} {lightning.total / bare.total - 1:>9.1%}")
