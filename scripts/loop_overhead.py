@@ -187,9 +187,9 @@ def time_lightning(variant: str, num_images: int) -> Epoch:
 def print_table(rounds: list[tuple[Epoch, Epoch]], args: argparse.Namespace) -> None:
     """Print seconds an epoch by round and the medians of the paired differences."""
     num_steps = -(-args.images // 64)
-    print(
-        f"\n{'one linear layer' if args.tiny else args.variant}, {args.images:,} random images, {num_steps} steps, {device_name(torch.device('cpu'))}"
-    )
+    network = "one linear layer" if args.tiny else args.variant
+    device = device_name(torch.device("cpu"))
+    print(f"\n{network}, {args.images:,} random images, {num_steps} steps, {device}")
     print(f"torch {torch.__version__}\n\nseconds an epoch\nround       bare lightning  overhead")
     for number, (bare, lightning) in enumerate(rounds, start=1):
         print(f"{number:<6} {bare.total:>9.2f} {lightning.total:>9.2f} {lightning.total / bare.total - 1:>9.1%}")
