@@ -1,6 +1,5 @@
 """The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
 
-import inspect
 import logging
 import sys
 import time
@@ -8,7 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -16,10 +14,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from minivgg_pl import callbacks, runs
+from minivgg_pl import callbacks, checks, runs
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, fail
-from minivgg_pl.data import NUM_CLASSES, CIFAR10DataModule
+from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
 from minivgg_pl.resume import ResumePoint, find_resume_point
@@ -84,12 +82,12 @@ class MiniVGGCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
         config = self.config
-        _check_model(config.model)
+        checks.check_model(config.model)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
-        _check_trainer(config.trainer)
-        _check_optimizer(config)
-        _check_gpus(config.trainer.accelerator, config.trainer.devices)
+        checks.check_trainer(config.trainer)
+        checks.check_optimizer(config)
+        checks.check_gpus(config.trainer.accelerator, config.trainer.devices)
         if self.resume:
             self.resume.check_unchanged(yaml.safe_load(self.parser.dump(config, skip_none=False)))
         base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
@@ -228,44 +226,3 @@ def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
 def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
     path = _last_checkpoint(recorder)
     return f"To go on: --resume {recorder.folder}" if path else "No epoch was finished, so nothing can be resumed"
-
-
-def _check_model(model: Any) -> None:
-    """Check what the parser lets through: a null where a value must be, and classes that the data do not have."""
-    if model is None or model.variant is None:
-        raise InputError(f"--model.variant null: choose one of {', '.join(ARCHITECTURES)}")
-    if model.num_classes != NUM_CLASSES:
-        raise InputError(f"--model.num_classes {model.num_classes}: the data have {NUM_CLASSES}; leave it out")
-
-
-def _check_trainer(trainer: Any) -> None:
-    """Check what Lightning would only trip over in the middle of a run."""
-    if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
-        raise InputError(f"--trainer.max_epochs {trainer.max_epochs}: give 1 or more (or -1 for no end)")
-    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-        if trainer[name] is not None and trainer[name] < 1:
-            raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")
-
-
-def _check_optimizer(config: Any) -> None:
-    """Refuse settings of the article's SGD where another optimizer replaces it: they would have no effect."""
-    if not config.get("optimizer"):
-        return
-    defaults = inspect.signature(LitMiniVGG).parameters
-    for name in ("lr", "momentum", "nesterov", "lr_decay"):
-        if config.model[name] != defaults[name].default:
-            raise InputError(
-                f"--model.{name} {config.model[name]} has no effect beside --optimizer: give --optimizer.{name} if "
-                "that optimizer has it, or leave it out"
-            )
-
-
-def _check_gpus(accelerator: Any, devices: Any) -> None:
-    if accelerator not in ("gpu", "cuda"):
-        return
-    available = torch.cuda.device_count()
-    wanted = int(devices) if str(devices).isdecimal() else 1
-    if available == 0:
-        raise InputError(f"--gpus {wanted}: this machine has no GPU that torch can use; --gpus 0 runs on the CPU")
-    if wanted > available:
-        raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")

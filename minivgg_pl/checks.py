@@ -1,0 +1,53 @@
+"""Checks of parsed options that neither the parser nor the classes make; each raises InputError with one line."""
+
+import inspect
+from typing import Any
+
+import torch
+
+from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.data import NUM_CLASSES
+from minivgg_pl.errors import InputError
+from minivgg_pl.module import LitMiniVGG
+
+
+def check_model(model: Any) -> None:
+    """Check what the parser lets through: a null where a value must be, and classes that the data do not have."""
+    if model is None or model.variant is None:
+        raise InputError(f"--model.variant null: choose one of {', '.join(ARCHITECTURES)}")
+    if model.num_classes != NUM_CLASSES:
+        raise InputError(f"--model.num_classes {model.num_classes}: the data have {NUM_CLASSES}; leave it out")
+
+
+def check_trainer(trainer: Any) -> None:
+    """Check what Lightning would only trip over in the middle of a run."""
+    if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
+        raise InputError(f"--trainer.max_epochs {trainer.max_epochs}: give 1 or more (or -1 for no end)")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if trainer[name] is not None and trainer[name] < 1:
+            raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")
+
+
+def check_optimizer(config: Any) -> None:
+    """Refuse settings of the article's SGD where another optimizer replaces it: they would have no effect."""
+    if not config.get("optimizer"):
+        return
+    defaults = inspect.signature(LitMiniVGG).parameters
+    for name in ("lr", "momentum", "nesterov", "lr_decay"):
+        if config.model[name] != defaults[name].default:
+            raise InputError(
+                f"--model.{name} {config.model[name]} has no effect beside --optimizer: give --optimizer.{name} if "
+                "that optimizer has it, or leave it out"
+            )
+
+
+def check_gpus(accelerator: Any, devices: Any) -> None:
+    """Check that there are as many GPUs as `devices` asks for."""
+    if accelerator not in ("gpu", "cuda"):
+        return
+    available = torch.cuda.device_count()
+    wanted = int(devices) if str(devices).isdecimal() else 1
+    if available == 0:
+        raise InputError(f"--gpus {wanted}: this machine has no GPU that torch can use; --gpus 0 runs on the CPU")
+    if wanted > available:
+        raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")
