@@ -1,6 +1,5 @@
 """Checks of parsed options that neither the parser nor the classes make; each raises InputError with one line."""
 
-import inspect
 from typing import Any
 
 import torch
@@ -8,7 +7,11 @@ import torch
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.data import NUM_CLASSES
 from minivgg_pl.errors import InputError
-from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
+from minivgg_pl.recipe import RECIPES, recipe_options
+
+# What only LitMiniVGG's own optimizer and schedule read.
+OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "schedule", "lr_decay", "warmup")
 
 
 def check_model(model: Any) -> None:
@@ -28,13 +31,25 @@ def check_trainer(trainer: Any) -> None:
             raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")
 
 
+def check_schedule(config: Any) -> None:
+    """Check that a run whose schedule ends with it has an end."""
+    endless = config.trainer.max_epochs == -1 and config.trainer.max_steps in (None, -1)
+    if endless and config.model.schedule == "triangular" and not config.get("optimizer"):
+        raise InputError(
+            "--trainer.max_epochs -1: the triangular schedule needs the run's end; give a number of epochs, or "
+            "--model.schedule decay"
+        )
+
+
 def check_optimizer(config: Any) -> None:
-    """Refuse settings of the article's SGD where another optimizer replaces it: they would have no effect."""
+    """Refuse settings of LitMiniVGG's optimizer where another optimizer replaces it: they would have no effect."""
     if not config.get("optimizer"):
         return
-    defaults = inspect.signature(LitMiniVGG).parameters
-    for name in ("lr", "momentum", "nesterov", "lr_decay"):
-        if config.model[name] != defaults[name].default:
+    # What a recipe set was not typed, and may be replaced as a whole.
+    recipes = [recipe_options(name) for name in RECIPES]
+    for name in OPTIMIZER_SETTINGS:
+        silent = [HYPERPARAMETER_DEFAULTS[name], *(recipe.get(f"model.{name}") for recipe in recipes)]
+        if config.model[name] not in silent:
             raise InputError(
                 f"--model.{name} {config.model[name]} has no effect beside --optimizer: give --optimizer.{name} if "
                 "that optimizer has it, or leave it out"

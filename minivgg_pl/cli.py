@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl import callbacks, checks, runs
@@ -20,6 +20,8 @@ from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, fa
 from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG, NonFiniteLossError
+from minivgg_pl.precision import choose_precision
+from minivgg_pl.recipe import flatten, recipe_of
 from minivgg_pl.resume import ResumePoint, find_resume_point
 from minivgg_pl.summary import summarize, summary_table
 
@@ -78,6 +80,13 @@ class MiniVGGCLI(LightningCLI):
             default=None,
             help="Whose curve curves.png draws behind the run's own.",
         )
+        parser.add_argument(
+            "--native_bf16",
+            type=bool,
+            default=False,
+            help="Train in bf16-mixed where the device computes bfloat16 natively; --trainer.precision wins.",
+        )
+        parser.add_argument("--compile", type=bool, default=False, help="Whether to torch.compile the network.")
 
     def before_instantiate_classes(self) -> None:
         """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
@@ -86,8 +95,11 @@ class MiniVGGCLI(LightningCLI):
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         checks.check_trainer(config.trainer)
+        checks.check_schedule(config)
         checks.check_optimizer(config)
         checks.check_gpus(config.trainer.accelerator, config.trainer.devices)
+        if config.native_bf16 and config.trainer.precision is None:
+            config.trainer.precision = choose_precision(config.trainer.accelerator)
         if self.resume:
             self.resume.check_unchanged(yaml.safe_load(self.parser.dump(config, skip_none=False)))
         base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
@@ -113,6 +125,11 @@ class MiniVGGCLI(LightningCLI):
             logger.setLevel(level)
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
+
+    def recipe(self) -> str | None:
+        """Return the recipe that the options amount to, or None for a mixture of the user's own."""
+        options, defaults = (self.parser.dump(c, skip_none=False) for c in (self.config, self.parser.get_defaults()))
+        return recipe_of(*(dict(flatten(yaml.safe_load(text))) for text in (options, defaults)))
 
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
@@ -194,6 +211,11 @@ def _no_tip(record: logging.LogRecord) -> bool:
 
 def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     start = time.perf_counter()
+    if cli.config.native_bf16 and cli.config.trainer.precision == "32-true":
+        rank_zero_info("Training in float32: this device does not compute bfloat16 natively.")
+    if cli.config.compile:
+        # In place, and the network alone: the state dict keeps its names (PL#20233), and self.log stays outside.
+        cli.model.net.compile()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
         tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
@@ -207,7 +229,11 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     if cli.recorder.folder is not None and cli.trainer.is_global_zero:
         # No result: with --trainer.limit_test_batches 0.
         summary = summarize(cli.trainer, cli.model, cli.recorder, tested[0] if tested else {})
-        summary |= {"seed": cli.config.seed_everything, "wall_seconds_of_this_start": time.perf_counter() - start}
+        summary |= {
+            "recipe": cli.recipe(),
+            "seed": cli.config.seed_everything,
+            "wall_seconds_of_this_start": time.perf_counter() - start,
+        }
         runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
         print(summary_table(summary))
     return 0

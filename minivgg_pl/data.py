@@ -1,86 +1,26 @@
 """CIFAR10DataModule: from verified files on disk to batches of float images and one-hot targets."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from torchvision.datasets import CIFAR10
 
 from minivgg_pl import synthetic
+from minivgg_pl.augment import Augmentation, Flip
+from minivgg_pl.dataset import EpochShuffler, ImageDataset, balanced_split, whole_batch
 from minivgg_pl.download import prepare_cifar10
 from minivgg_pl.errors import InputError
+from minivgg_pl.network import IMAGE_SIZE
 from minivgg_pl.synthetic import SyntheticCIFAR10, check_train_size, prepare_synthetic
 
 CIFAR10_TRAIN_SIZE = 50_000
 NUM_CLASSES = 10
 # In the order of the labels, as `batches.meta` of the official files names them.
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-class ImageDataset(Dataset):
-    """Labelled images held in memory as uint8 and handed out a whole batch at a time.
-
-    Args:
-        images: `(N, H, W, C)` uint8.
-        labels: `(N,)` int64 in [0, num_classes).
-        num_classes: Width of the one-hot targets.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, num_classes: int = NUM_CLASSES) -> None:
-        self.images = images
-        self.labels = labels
-        self.one_hot = torch.eye(num_classes)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return one image `(C, H, W)` float32 in [0, 1] and its one-hot target `(num_classes,)` float32."""
-        images, targets = self.__getitems__([index])
-        return images[0], targets[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return images `(B, C, H, W)` float32 in [0, 1] and one-hot targets `(B, num_classes)` float32.
-
-        `DataLoader` calls this once a batch: indexing replaces per-image Python.
-        """
-        index = torch.as_tensor(indices)
-        # A view: the bytes stay height-width-channel, which is PyTorch's channels_last and faster to convolve.
-        images = self.images[index].permute(0, 3, 1, 2)
-        return images.to(torch.float32).div_(255), self.one_hot[self.labels[index]]
-
-    def subset(self, indices: Tensor) -> "ImageDataset":
-        """Return a data set of the images at `indices` `(M,)` int64."""
-        return ImageDataset(self.images[indices], self.labels[indices], num_classes=len(self.one_hot))
-
-
-class EpochShuffler(Sampler[int]):
-    """A new order each epoch that depends on nothing but the seed and the epoch, so that a resumed run repeats it.
-
-    Lightning calls `set_epoch` before each epoch.
-    """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size = size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch `epoch`, counted from 0."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        seed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, dtype=np.uint64).item()
-        generator = torch.Generator().manual_seed(seed % 2**63)
-        yield from torch.randperm(self.size, generator=generator).tolist()
 
 
 class CIFAR10DataModule(LightningDataModule):
@@ -100,6 +40,8 @@ class CIFAR10DataModule(LightningDataModule):
             server.
         synthetic_size: Training images of the synthetic set, a multiple of 50; its test set has a fifth as many.
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
+        flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
+        shift: Largest shift of training images in pixels, 0 to 31, each image its own; the border is mirrored.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that is missing, damaged or unreachable.
@@ -114,6 +56,8 @@ class CIFAR10DataModule(LightningDataModule):
         url: str | None = None,
         synthetic_size: int = 3000,
         split_seed: int = 0,
+        flip: Flip = "none",
+        shift: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -124,6 +68,10 @@ class CIFAR10DataModule(LightningDataModule):
         _check_sizes(CIFAR10_TRAIN_SIZE if dataset == "cifar10" else synthetic_size, batch_size, val_size)
         if not 0 <= split_seed < 2**63:
             raise InputError(f"split_seed is {split_seed}: give 0 to 2**63 - 1")
+        if flip not in get_args(Flip):
+            raise InputError(f"flip is {flip!r}: choose {', '.join(get_args(Flip))}")
+        if not 0 <= shift < IMAGE_SIZE:
+            raise InputError(f"shift is {shift}: give 0 to {IMAGE_SIZE - 1} pixels")
         self.batch_size = batch_size
         self.val_size = val_size
         self.dataset = dataset
@@ -156,6 +104,7 @@ class CIFAR10DataModule(LightningDataModule):
         held_out = balanced_split(whole.labels, self.val_size, seed=self.hparams.split_seed)
         self.train_set = whole.subset((~held_out).nonzero().flatten()) if self.val_size else whole
         self.val_set = whole.subset(held_out.nonzero().flatten())
+        self.train_set.augmentation = Augmentation(self.hparams.flip, self.hparams.shift)
 
     def _tell_about_validation(self) -> None:
         if not self._told_about_validation:
@@ -175,7 +124,7 @@ class CIFAR10DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return the training batches, shuffled anew each epoch."""
-        return self._loader(self.train_set, EpochShuffler(len(self.train_set), self.shuffle_seed))
+        return self._loader(self.train_set, EpochShuffler(self.train_set, self.shuffle_seed))
 
     def val_dataloader(self) -> DataLoader:
         """Return the held-out training images, or the test set when `val_size` is 0."""
@@ -191,14 +140,18 @@ class CIFAR10DataModule(LightningDataModule):
 
     def _loader(self, dataset: ImageDataset, sampler: Sampler[int] | None = None) -> DataLoader:
         return DataLoader(
-            dataset,
+            dataset.to(self._device()),
             batch_size=self.batch_size,
             sampler=sampler,
-            collate_fn=_whole_batch,
+            collate_fn=whole_batch,
             # Each new iterator draws a number. From here, not from the global generator that dropout uses: a resumed
             # run creates its iterators at other moments, and would drop other units.
             generator=torch.Generator(),
         )
+
+    def _device(self) -> torch.device:
+        """Return where the images live: on the GPU that trains, if it is one, so that no batch is copied there."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the seed of the epochs' orders."""
@@ -207,31 +160,6 @@ class CIFAR10DataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.shuffle_seed = state_dict["shuffle_seed"]
-
-
-def balanced_split(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Choose `size` images with the same number of each class (the first classes get one more where it is uneven).
-
-    Args:
-        labels: `(N,)` int64 class of each image.
-        size: How many to choose.
-        seed: Seed of the choice; the global generators are left alone.
-
-    Returns:
-        `(N,)` bool, true for the chosen images.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    classes = labels.unique().tolist()
-    for position, label in enumerate(classes):
-        members = (labels == label).nonzero().flatten()
-        share = size // len(classes) + (position < size % len(classes))
-        chosen[members[torch.randperm(len(members), generator=generator)[:share]]] = True
-    return chosen
-
-
-def _whole_batch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch
 
 
 def _check_sizes(train_size: int, batch_size: int, val_size: int) -> None:

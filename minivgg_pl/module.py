@@ -1,6 +1,6 @@
 """LitMiniVGG, the system: loss, metrics, optimizer and schedule around the network."""
 
-import math
+import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,7 +17,10 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from minivgg_pl.network import IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
+from minivgg_pl.hyperparameters import check_hyperparameters
+from minivgg_pl.network import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
+from minivgg_pl.optim import make_optimizer, make_schedule
+from minivgg_pl.totals import EpochTotals
 
 # On a GPU, reading the loss waits for it: look for NaN only this often (batches).
 FINITE_CHECK_INTERVAL = 50
@@ -33,36 +36,8 @@ def ends_epoch(trainer: Trainer) -> bool:
     return trainer.is_last_batch or trainer.global_step == trainer.max_steps or stops
 
 
-class EpochTotals:
-    """Loss and accuracy of an epoch, summed on the device and read once."""
-
-    def __init__(self) -> None:
-        self.sums: Tensor | None = None
-
-    def update(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: its mean loss `()`, logits `(B, C)` and one-hot targets `(B, C)`."""
-        loss = loss.detach().float()
-        hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
-        size = torch.full_like(loss, len(targets))
-        # Once not finite, a sum stays so: the last entry counts the batches before that.
-        total = loss * size if self.sums is None else self.sums[0] + loss * size
-        batch = torch.stack((loss * size, hits.to(loss.dtype), size, total.isfinite().to(loss.dtype)))
-        self.sums = batch if self.sums is None else self.sums + batch
-
-    def first_bad_batch(self) -> int | None:
-        """Return the number (from 0) of the first batch whose loss was not finite, if there was one."""
-        total, _, _, num_finite = self.sums.tolist()
-        return None if math.isfinite(total) else int(num_finite)
-
-    def compute_and_reset(self, module: LightningModule) -> dict[str, Tensor]:
-        """Return the epoch's mean `loss` and `acc` in [0, 1] over all devices, and start the next epoch."""
-        sums = module.trainer.strategy.reduce(self.sums, reduce_op="sum")
-        self.sums = None
-        return {"loss": sums[0] / sums[2], "acc": sums[1] / sums[2]}
-
-
 class LitMiniVGG(LightningModule):
-    """A mini VGG with the article's training: SGD with Nesterov momentum and a rate that falls every batch.
+    """A mini VGG and how it is trained: by default as in the article, SGD and a rate that falls every batch.
 
     Batches are `(images, targets)`: images `(N, 3, 32, 32)` float in [0, 1], targets `(N, num_classes)` float class
     probabilities, one-hot in CIFAR10DataModule. Logs train_loss, train_acc, val_loss, val_acc, test_loss and test_acc
@@ -75,11 +50,20 @@ class LitMiniVGG(LightningModule):
             the network of the article's listing.
         mean: Per-channel mean in [0, 1] that the network subtracts from its input; default: none, as in the article.
         std: Per-channel standard deviation that the network divides by; default: none, as in the article.
-        lr: Learning rate of the first batch.
-        momentum: SGD momentum in [0, 1).
-        nesterov: Whether the momentum is Nesterov's.
-        lr_decay: Keras' legacy `decay`: before update t, counted from 0, the rate is lr / (1 + lr_decay * t). The
-            article's is 0.01 / 40.
+        optimizer: `sgd`, or `muon`: orthogonalised momentum for the kernels of the convolutions and of the hidden
+            dense layer, AdamW for all other parameters.
+        lr: Learning rate: the first batch's under the `decay` schedule, the peak of the `triangular` one. With `muon`,
+            the size of a kernel's update relative to the kernel.
+        momentum: Momentum of SGD or Muon, in [0, 1).
+        nesterov: Whether SGD's momentum is Nesterov's; Muon's always is.
+        adamw_lr: With `muon`: AdamW's learning rate, on the same schedule.
+        schedule: `decay`, or `triangular`: up in a straight line from 0 to `lr`, and down to 0 at the last batch.
+        lr_decay: With `decay`, Keras' legacy option of that name: before update t, counted from 0, the rate is
+            lr / (1 + lr_decay * t). The article's is 0.01 / 40.
+        warmup: With `triangular`: share of all updates before the peak, in [0, 1).
+        label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
+            test losses are never smoothed.
+        batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
 
     Raises:
         ValueError: On a value out of range.
@@ -93,15 +77,21 @@ class LitMiniVGG(LightningModule):
         dense_units: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        optimizer: Literal["sgd", "muon"] = "sgd",
         lr: float = 0.01,
         momentum: float = 0.9,
         nesterov: bool = True,
+        adamw_lr: float = 0.002,
+        schedule: Literal["decay", "triangular"] = "decay",
         lr_decay: float = 0.01 / 40,
+        warmup: float = 0.2,
+        label_smoothing: float = 0.0,
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
     ) -> None:
         super().__init__()
-        _check_optimizer_arguments(lr, momentum, nesterov, lr_decay)
         self.save_hyperparameters()
-        net = MiniVGG(variant, num_classes, dense_units, mean, std)
+        check_hyperparameters(self.hparams, HYPERPARAMETER_DEFAULTS)
+        net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum)
         # channels_last only orders the bytes in memory; state dict and results stay those of the plain layout.
         self.net = net.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(2, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
@@ -123,7 +113,7 @@ class LitMiniVGG(LightningModule):
         """Return the batch's mean cross-entropy `()`."""
         images, targets = batch
         logits = self.net(images)
-        loss = functional.cross_entropy(logits, targets)
+        loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
         self.train_totals.update(loss, logits, targets)
         return loss
 
@@ -173,17 +163,14 @@ class LitMiniVGG(LightningModule):
         return self.net(images).softmax(dim=1)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Return the article's SGD and its per-batch decay.
-
-        PyTorch keeps the rate outside the momentum buffer and Keras inside. The two paths part only as far as the
-        rate changes within the momentum's memory of about ten batches: 0.025 % a batch.
-        """
-        hparams = self.hparams
-        optimizer = torch.optim.SGD(
-            self.parameters(), lr=hparams.lr, momentum=hparams.momentum, nesterov=hparams.nesterov
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + hparams.lr_decay * step))
+        """Return the optimizer and its schedule, which is stepped after every update."""
+        optimizer = make_optimizer(self.net, self.hparams)
+        schedule = make_schedule(optimizer, self.hparams, self._num_updates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _num_updates(self) -> int:
+        """Return how many updates the whole run makes: what the triangular schedule spans."""
+        return self.trainer.estimated_stepping_batches
 
     def _evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         images, targets = batch
@@ -214,12 +201,4 @@ def _non_finite_message(stage: str, epoch: int, step: int) -> str:
     return f"the {stage} loss is not finite in {where}: training stopped. Try a lower learning rate"
 
 
-def _check_optimizer_arguments(lr: float, momentum: float, nesterov: bool, lr_decay: float) -> None:
-    if not lr > 0:
-        raise ValueError(f"lr is {lr}: give a learning rate above 0")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}: give 0 to below 1")
-    if nesterov and momentum == 0:
-        raise ValueError("nesterov needs momentum above 0: give a momentum, or nesterov=false")
-    if not lr_decay >= 0:
-        raise ValueError(f"lr_decay is {lr_decay}: give 0 or more")
+HYPERPARAMETER_DEFAULTS = {name: p.default for name, p in inspect.signature(LitMiniVGG).parameters.items()}

@@ -32,6 +32,8 @@ class MiniVGG(nn.Module):
             `wide`). 300 gives the network of the article's listing, which contradicts its text.
         mean: Per-channel mean in [0, 1] subtracted from the input; `None`, the article's choice, subtracts nothing.
         std: Per-channel standard deviation that the input is then divided by; `None` divides by nothing.
+        batch_norm_momentum: Share of a batch's statistic in the running one, in (0, 1]: PyTorch's meaning, one minus
+            Keras'.
 
     Input shape:
         `(N, 3, 32, 32)` float in [0, 1]: a picture's bytes divided by 255, never normalised by the caller.
@@ -41,7 +43,7 @@ class MiniVGG(nn.Module):
 
     Raises:
         ValueError: On an unknown variant, fewer than 2 classes, no dense units, or `mean`/`std` of another length
-            than 3 or with a `std` that is not positive.
+            than 3 or with a `std` that is not positive, or a `batch_norm_momentum` out of range.
 
     Example:
         >>> MiniVGG("wide")(torch.rand(2, 3, 32, 32)).shape
@@ -55,9 +57,12 @@ class MiniVGG(nn.Module):
         dense_units: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
     ) -> None:
         super().__init__()
         _check_arguments(variant, num_classes, dense_units, mean, std)
+        if not 0 < batch_norm_momentum <= 1:
+            raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}: give above 0 to 1")
         architecture = ARCHITECTURES[variant]
         dense_units = dense_units or architecture.dense_units
         # Saved with the weights, so that weights and preprocessing cannot part.
@@ -67,12 +72,13 @@ class MiniVGG(nn.Module):
         in_channels, size = IMAGE_CHANNELS, IMAGE_SIZE
         self.num_blocks = len(architecture.blocks)
         for number, widths in enumerate(architecture.blocks, start=1):
-            self.add_module(f"block{number}", _block(in_channels, widths, architecture.block_dropout))
+            block = _block(in_channels, widths, architecture.block_dropout, batch_norm_momentum)
+            self.add_module(f"block{number}", block)
             in_channels, size = widths[-1], size // 2
         self.flatten = nn.Flatten()
         self.dense = nn.Linear(in_channels * size * size, dense_units)
         self.dense_relu = nn.ReLU(inplace=True)
-        self.dense_bn = nn.BatchNorm1d(dense_units, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+        self.dense_bn = nn.BatchNorm1d(dense_units, eps=BATCH_NORM_EPS, momentum=batch_norm_momentum)
         self.dense_dropout = nn.Dropout(architecture.dense_dropout)
         self.classifier = nn.Linear(dense_units, num_classes)
         self.reset_parameters()
@@ -102,12 +108,12 @@ class MiniVGG(nn.Module):
         return self.classifier(self.dense_dropout(self.dense_bn(x)))
 
 
-def _block(in_channels: int, widths: Sequence[int], dropout: float) -> nn.Sequential:
+def _block(in_channels: int, widths: Sequence[int], dropout: float, batch_norm_momentum: float) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, out_channels in enumerate(widths, start=1):
         layers[f"conv{number}"] = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding="same")
         layers[f"relu{number}"] = nn.ReLU(inplace=True)
-        layers[f"bn{number}"] = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+        layers[f"bn{number}"] = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS, momentum=batch_norm_momentum)
         in_channels = out_channels
     layers["pool"] = nn.MaxPool2d(2)
     layers["dropout"] = nn.Dropout(dropout)

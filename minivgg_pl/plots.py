@@ -14,13 +14,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 Rows = Sequence[Mapping[str, float]]
 
 # Vermillion and blue of Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with any colour vision.
 LOSS_COLOUR, ACCURACY_COLOUR = "#D55E00", "#0072B2"
+# The rest of that palette's dark colours, for lines that stand for whole trainings.
+CONTENDER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Quantity, column of the rows, colour; in the order of the legend, which fills column by column.
 CURVES = (
     ("loss", "train_loss", LOSS_COLOUR),
@@ -86,6 +88,51 @@ def draw_confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], path: s
             "give one row and one column for each name"
         )
     _save(_confusion_figure(counts, class_names, title), Path(path))
+
+
+def draw_accuracy_against_time(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | Path,
+    title: str,
+    target: tuple[str, float] | None = None,
+) -> None:
+    """Draw accuracy against wall time, one line for each contender, and write it to `path`.
+
+    Args:
+        curves: By name, in the legend's order: seconds since the start, all above 0 (the axis is logarithmic, in
+            minutes), and the accuracy in [0, 1] at each.
+        path: Picture to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
+        title: Line above the chart.
+        target: Name and value of an accuracy to mark with a horizontal line.
+
+    Raises:
+        ValueError: If `curves` is empty.
+    """
+    if not curves:
+        raise ValueError("curves is empty: give at least one contender to draw")
+    figure, axes = _new_figure(7.5, 4.8, title)
+    for number, (name, (seconds, accuracies)) in enumerate(curves.items()):
+        style = {"color": CONTENDER_COLOURS[number % len(CONTENDER_COLOURS)], "marker": "o", "markersize": 4}
+        label = f"{name}: {accuracies[-1]:.2%} after {seconds[-1] / 60:.1f} min"
+        axes.plot([s / 60 for s in seconds], accuracies, **style, linewidth=LINE_WIDTH, label=label)
+    if target is not None:
+        axes.axhline(target[1], color="0.5", linewidth=1.2, linestyle="--")
+        axes.annotate(
+            f"{target[0]}, {target[1]:.2%}",
+            (0.01, target[1]),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            color="0.35",
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("minutes, validation included")
+    axes.set_ylabel("accuracy on the test set")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.legend(loc="lower right", frameon=False)
+    _save(figure, Path(path))
 
 
 def _curves_figure(rows: Rows, title: str, reference: Rows, val_label: str) -> Figure:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 
 from minivgg_pl import runs
 from minivgg_pl.errors import InputError
+from minivgg_pl.recipe import flatten
 
 # What the checkpoint's state or the numbers so far depend on. Changed, it would be recorded and have no effect (the
 # optimizer's state brings its own learning rate), or training images would become validation images.
@@ -24,6 +24,8 @@ FIXED_OPTIONS = (
     "data.val_size",
     "data.split_seed",
     "data.synthetic_size",
+    "data.flip",
+    "data.shift",
 )
 
 
@@ -57,7 +59,7 @@ class ResumePoint:
         """Return the command-line arguments that stand for the options so far; those typed come after them."""
         if self.config is not None:
             return [f"--config={self.config}"]
-        return [f"--{name}={_as_typed(value)}" for name, value in _flatten(self.options) if value not in (None, {})]
+        return [f"--{name}={_as_typed(value)}" for name, value in flatten(self.options) if value not in (None, {})]
 
     def is_finished(self, max_epochs: int | None) -> bool:
         """Tell a finished run from one that was killed between its last epoch and the end of its test."""
@@ -71,7 +73,7 @@ class ResumePoint:
         Raises:
             InputError: If one of FIXED_OPTIONS is another than before.
         """
-        before, now = dict(_flatten(self.options)), dict(_flatten(options))
+        before, now = dict(flatten(self.options)), dict(flatten(options))
         for name in before.keys() | now.keys():
             fixed = any(name == option or name.startswith(f"{option}.") for option in FIXED_OPTIONS)
             # A bare checkpoint knows nothing of options outside model and data.
@@ -154,14 +156,6 @@ def _read_options(config: Path) -> dict[str, Any]:
 
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:
     return {"model": dict(content["hyper_parameters"]), "data": dict(content.get("datamodule_hyper_parameters", {}))}
-
-
-def _flatten(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in options.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _as_typed(value: Any) -> str:

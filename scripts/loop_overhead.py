@@ -29,7 +29,8 @@ from minivgg_pl import module
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
-from minivgg_pl.data import CIFAR10DataModule, ImageDataset
+from minivgg_pl.data import CIFAR10DataModule
+from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.summary import device_name
 

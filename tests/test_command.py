@@ -9,6 +9,7 @@ import pytest
 
 from minivgg_pl.command import expand_short_names, help_text
 from minivgg_pl.errors import InputError
+from minivgg_pl.recipe import recipe_path
 from tests.conftest import TRAIN
 
 
@@ -68,6 +69,8 @@ def _defaults(cli_class):
         (["--gpus", "2"], ["--trainer.accelerator=gpu", "--trainer.devices=2"]),
         (["--epochs", "3", "--data.root", "x"], ["--trainer.max_epochs=3", "--data.root", "x"]),
         (["--help.full"], ["--help"]),
+        (["--compile", "--epochs=3"], ["--compile=true", "--trainer.max_epochs=3"]),
+        (["--compile=false"], ["--compile=false"]),
         (["--variant", "wide", "--model.variant", "wide"], ["--model.variant=wide", "--model.variant", "wide"]),
         (
             ["--gpus=1", "--trainer.accelerator=cuda"],
@@ -77,6 +80,11 @@ def _defaults(cli_class):
 )
 def test_short_names_stand_for_dotted_options(typed, expanded):
     assert expand_short_names(typed) == (expanded, None)
+
+
+def test_a_recipe_comes_first_wherever_it_was_typed():
+    expanded, _ = expand_short_names(["--model.lr", "0.1", "--config", "mine.yaml", "--recipe", "modern"])
+    assert expanded == [f"--config={recipe_path('modern')}", "--model.lr", "0.1", "--config", "mine.yaml"]
 
 
 def test_resume_is_taken_out():

@@ -7,7 +7,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from minivgg_pl import CIFAR10DataModule
-from minivgg_pl.data import balanced_split
+from minivgg_pl.dataset import balanced_split
 from minivgg_pl.errors import InputError
 from minivgg_pl.synthetic import SyntheticCIFAR10
 from tests.conftest import SYNTHETIC_SIZE

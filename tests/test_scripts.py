@@ -1,12 +1,14 @@
 """The measuring scripts, on a handful of images: that they run and say what they measured."""
 
+import csv
 import importlib.util
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SYNTHETIC_SIZE
 
 
 def run(script, *options):
@@ -31,8 +33,42 @@ def test_bad_options_of_the_overhead_script_are_one_line(option):
     assert process.stderr.startswith("error: ")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
-def test_the_comparison_says_what_it_needs():
-    process = run("compare_with_keras.py")
+def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, synthetic_root):
+    options = f"--contenders bare article modern tutorial --images {SYNTHETIC_SIZE} --rounds 1 --epochs 2"
+    process = run("benchmark.py", *options.split(), f"--root={synthetic_root}", f"--output={tmp_path}")
+    assert process.returncode == 0, process.stderr
+    assert "158 MFLOP an image" in process.stdout
+    assert "drawn pictures, not CIFAR-10" in process.stdout
+    assert "matrix rate: float32" in process.stdout
+    rows = process.stdout.splitlines()[-4:]
+    assert [row.split()[0] for row in rows] == ["bare", "article", "modern", "tutorial"]
+    assert [row.split()[3] for row in rows][0] == "1.00"
+    with open(tmp_path / "benchmark.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["contender"], row["epoch"]) for row in table][:3] == [("bare", "1"), ("bare", "2"), ("article", "1")]
+    assert all(0 < float(row["train_seconds"]) < float(row["seconds"]) for row in table)
+    assert Image.open(tmp_path / "benchmark.png").size[0] >= 1800
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--images=0"], "--images 0: give 1 or more"),
+        (["--images=77"], "synthetic_size is 77"),
+        (["--epochs=-1"], "--epochs -1: give 1 or more, or 0"),
+        (["--dataset=cifar10"], "--dataset cifar10 needs --root"),
+        (["--contenders=fastest"], "invalid choice: 'fastest'"),
+    ],
+)
+def test_bad_options_of_the_race_are_one_line(options, message):
+    process = run("benchmark.py", *options)
     assert process.returncode == 2
-    assert process.stderr == "error: tensorflow not installed: pip install tensorflow-cpu keras (see --help)\n"
+    assert process.stderr.count("\n") == 1
+    assert message in process.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+def test_the_race_says_what_keras_needs():
+    process = run("benchmark.py", "--contenders=keras")
+    assert process.returncode == 2
+    assert "pip install tensorflow-cpu keras" in process.stderr

@@ -1,0 +1,117 @@
+"""Images in memory, the order of an epoch, and the split: what CIFAR10DataModule builds its loaders from."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from minivgg_pl.augment import Augmentation, epoch_generator
+
+
+class ImageDataset(Dataset):
+    """Labelled images held in memory as uint8 and handed out a whole batch at a time.
+
+    Args:
+        images: `(N, H, W, C)` uint8.
+        labels: `(N,)` int64 in [0, num_classes).
+        num_classes: Width of the one-hot targets.
+        augmentation: What is done to the images on their way into a batch; default: nothing.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int = 10,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.one_hot = torch.eye(num_classes)
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return one image `(C, H, W)` float32 in [0, 1] and its one-hot target `(num_classes,)` float32."""
+        images, targets = self.__getitems__([index])
+        return images[0], targets[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return images `(B, C, H, W)` float32 in [0, 1] and one-hot targets `(B, num_classes)` float32.
+
+        `DataLoader` calls this once a batch: indexing replaces per-image Python.
+        """
+        # Not straight to the device: that would wait for all its earlier work.
+        index = torch.as_tensor(indices).to(self.images.device, non_blocking=True)
+        images = self.augmentation.apply(self.images, index) if self.augmentation else self.images[index]
+        # A view: the bytes stay height-width-channel, which is PyTorch's channels_last and faster to convolve.
+        images = images.permute(0, 3, 1, 2)
+        return images.to(torch.float32).div_(255), self.one_hot[self.labels[index]]
+
+    def to(self, device: torch.device) -> "ImageDataset":
+        """Move the images to `device`, where batches are then made; return the data set itself."""
+        self.images, self.labels, self.one_hot = (
+            tensor.to(device) for tensor in (self.images, self.labels, self.one_hot)
+        )
+        return self
+
+    def subset(self, indices: Tensor) -> "ImageDataset":
+        """Return a data set of the images at `indices` `(M,)` int64."""
+        return ImageDataset(self.images[indices], self.labels[indices], num_classes=len(self.one_hot))
+
+
+class EpochShuffler(Sampler[int]):
+    """A new order each epoch, and new flips and shifts, from nothing but the seed and the epoch: a resumed run's own.
+
+    Lightning calls `set_epoch` before each epoch.
+    """
+
+    def __init__(self, dataset: ImageDataset, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of epoch `epoch`, counted from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = epoch_generator(self.seed, self.epoch)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        if self.dataset.augmentation:
+            self.dataset.augmentation.draw(
+                len(self), self.seed, self.epoch, generator, device=self.dataset.images.device
+            )
+        yield from order
+
+
+def balanced_split(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Choose `size` images with the same number of each class (the first classes get one more where it is uneven).
+
+    Args:
+        labels: `(N,)` int64 class of each image.
+        size: How many to choose.
+        seed: Seed of the choice; the global generators are left alone.
+
+    Returns:
+        `(N,)` bool, true for the chosen images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    classes = labels.unique().tolist()
+    for position, label in enumerate(classes):
+        members = (labels == label).nonzero().flatten()
+        share = size // len(classes) + (position < size % len(classes))
+        chosen[members[torch.randperm(len(members), generator=generator)[:share]]] = True
+    return chosen
+
+
+def whole_batch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what `ImageDataset.__getitems__` made: a `collate_fn` with nothing left to do."""
+    return batch

@@ -1,0 +1,57 @@
+"""The recipes: YAML files in this package that hold what differs from the defaults."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from minivgg_pl.errors import InputError
+
+FOLDER = Path(__file__).parent / "recipes"
+RECIPES = ("article", "modern", "speedrun")
+
+
+def recipe_path(name: str) -> Path:
+    """Return the file of recipe `name`.
+
+    Raises:
+        InputError: If there is none of that name.
+    """
+    if name not in RECIPES:
+        raise InputError(f"--recipe {name}: unknown; choose one of {', '.join(RECIPES)}, or --config FILE.yaml")
+    return FOLDER / f"{name}.yaml"
+
+
+def recipe_options(name: str) -> dict[str, Any]:
+    """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.05}`."""
+    return dict(flatten(yaml.safe_load(recipe_path(name).read_text())))
+
+
+def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
+    """Return the recipe that a run's options amount to, or None where they are the user's own mixture.
+
+    Compared is what any recipe sets of the model and the data: the number of epochs, the device and the precision make
+    no other recipe.
+
+    Args:
+        options: The run's dotted options.
+        defaults: The dotted options without any recipe.
+    """
+    if any(name.startswith(("optimizer", "lr_scheduler")) and value is not None for name, value in options.items()):
+        return None
+    recipes = {name: recipe_options(name) for name in RECIPES}
+    compared = [key for key in set().union(*recipes.values()) if key.startswith(("model.", "data."))]
+    for name, recipe in recipes.items():
+        if all(options[key] == recipe.get(key, defaults[key]) for key in compared):
+            return name
+    return None
+
+
+def flatten(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each option in nested `options`; an empty mapping is a value."""
+    for name, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

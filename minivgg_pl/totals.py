@@ -1,0 +1,35 @@
+"""EpochTotals: an epoch's loss and accuracy, kept on the device so that no step waits for it."""
+
+import math
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+
+class EpochTotals:
+    """Loss and accuracy of an epoch, summed on the device and read once."""
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+
+    def update(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch: its mean loss `()`, logits `(B, C)` and one-hot targets `(B, C)`."""
+        loss = loss.detach().float()
+        hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
+        size = torch.full_like(loss, len(targets))
+        # Once not finite, a sum stays so: the last entry counts the batches before that.
+        total = loss * size if self.sums is None else self.sums[0] + loss * size
+        batch = torch.stack((loss * size, hits.to(loss.dtype), size, total.isfinite().to(loss.dtype)))
+        self.sums = batch if self.sums is None else self.sums + batch
+
+    def first_bad_batch(self) -> int | None:
+        """Return the number (from 0) of the first batch whose loss was not finite, if there was one."""
+        total, _, _, num_finite = self.sums.tolist()
+        return None if math.isfinite(total) else int(num_finite)
+
+    def compute_and_reset(self, module: LightningModule) -> dict[str, Tensor]:
+        """Return the epoch's mean `loss` and `acc` in [0, 1] over all devices, and start the next epoch."""
+        sums = module.trainer.strategy.reduce(self.sums, reduce_op="sum")
+        self.sums = None
+        return {"loss": sums[0] / sums[2], "acc": sums[1] / sums[2]}

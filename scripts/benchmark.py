@@ -1,0 +1,196 @@
+"""Race the mini VGG trainings on this machine: ours, a bare PyTorch loop, the usual tutorial, and Keras 3.
+
+    python scripts/benchmark.py                                    # speed, on drawn pictures
+    python scripts/benchmark.py --dataset cifar10 --root data --images 50000 --epochs 10 --rounds 1
+    python scripts/benchmark.py --grow                             # batch size, data size, width
+
+Contenders:
+  article   the article recipe through scripts/train.py's Trainer
+  modern    the modern recipe, the same way
+  speedrun  the speedrun recipe, the same way
+  bare      a bare PyTorch loop around the article recipe's network, batches and optimizer
+  tutorial  Lightning as tutorials use it: torchvision transforms, 2 workers, metrics logged every step
+  keras     the article's code in Keras 3 on TensorFlow (needs: pip install tensorflow-cpu keras)
+
+Contenders take turns, each in a process of its own; imports, tracing and first batches are not on the clock. Ours and
+the bare loop train in bfloat16 where the device computes it natively, the others in float32 as their users find them.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from benchmark_report import draw, print_table, write_csv
+from contenders import Race, data_options, run_bare, run_ours
+
+from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, fail
+from minivgg_pl.errors import InputError
+
+CONTENDERS = ("article", "modern", "speedrun", "bare", "tutorial", "keras")
+MATRIX_SIZE = 2048
+GROWTH = {
+    "batch_size": [["--batch-size", str(size)] for size in (32, 64, 128, 256, 512)],
+    "images": [["--images", str(number)] for number in (3200, 6400, 12800, 25600)],
+    "dense_units": [["--options", f"--model.dense_units={width}"] for width in (128, 256, 512, 1024, 2048)],
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports bad input in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit."""
+        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
+
+
+def main() -> int:
+    """Run all rounds, print the table, write the CSV and the picture; with the hidden `--role`, run one race."""
+    args = parse_arguments()
+    if args.role:
+        return play(args)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            prepare(args, folder)
+            return grow(args) if args.grow else compare(args)
+        except InputError as error:
+            return fail(str(error), EXIT_BAD_INPUT)
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or ["no message"]
+            return fail(f"a contender failed: {lines[-1].removeprefix('error: ')}", EXIT_FAILED)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read and check the command line."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="default: all whose packages are here")
+    parser.add_argument("--variant", choices=list(ARCHITECTURES), default="classic")
+    parser.add_argument("--rounds", type=int, default=3, help="races of each contender (default: 3)")
+    parser.add_argument("--images", type=int, default=6400, help="training images, by the 50 (default: 6400)")
+    parser.add_argument("--epochs", type=int, default=1, help="0: each contender's own number (default: 1)")
+    parser.add_argument("--batch-size", type=int, help="for all (default: the recipe's; 64 for the others)")
+    parser.add_argument("--dataset", choices=("synthetic", "cifar10"), default="synthetic")
+    parser.add_argument("--root", help="folder with the data (default: drawn pictures in a temporary folder)")
+    parser.add_argument("--gpus", type=int, choices=(0, 1), default=0)
+    parser.add_argument("--threads", type=int, help="threads of each contender (default: what each chooses)")
+    parser.add_argument("--output", type=Path, help="folder for benchmark.csv and benchmark.png (default: none)")
+    parser.add_argument("--grow", action="store_true", help="how our time and memory grow, instead of the race")
+    parser.add_argument("--options", nargs="*", default=[], help="further options of ours, such as --model.lr=0.1")
+    parser.add_argument("--role", choices=CONTENDERS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    for name in ("rounds", "images", "batch_size", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
+    if args.epochs < 0:
+        parser.error(f"--epochs {args.epochs}: give 1 or more, or 0 for each contender's own number")
+    if args.dataset == "cifar10" and args.root is None:
+        parser.error("--dataset cifar10 needs --root, the folder with the data")
+    has_keras = importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras")
+    if args.contenders and "keras" in args.contenders and not has_keras:
+        parser.error("keras needs packages that are not installed: pip install tensorflow-cpu keras")
+    args.contenders = args.contenders or [n for n in CONTENDERS if n != "speedrun" and (n != "keras" or has_keras)]
+    return args
+
+
+def prepare(args: argparse.Namespace, folder: str) -> None:
+    """Make sure of the data, once and before the races."""
+    from minivgg_pl.data import CIFAR10DataModule
+
+    args.root = args.root or folder
+    CIFAR10DataModule(**data_options(args)).prepare_data()
+
+
+def play(args: argparse.Namespace) -> int:
+    """Run one race in this process and print its Race as JSON."""
+    if args.role == "keras":
+        from rivals import run_keras
+
+        race = run_keras(args)
+    else:
+        import torch
+
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        if args.role == "tutorial":
+            from rivals import run_tutorial
+
+            race = run_tutorial(args)
+        else:
+            race = run_bare(args) if args.role == "bare" else run_ours(args, args.role)
+    print(json.dumps(race._asdict()))
+    return 0
+
+
+def run_race(args: argparse.Namespace, contender: str, extra: list[str] | None = None) -> Race:
+    """Run one contender in a new process, so that no two thread pools ever meet."""
+    env = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if not args.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, __file__, *sys.argv[1:], "--role", contender, "--root", args.root, *(extra or [])]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    race = Race(**json.loads(done.stdout.splitlines()[-1]))
+    print(f"{contender}: {race.seconds[-1]:.1f} s, accuracy {race.val_acc[-1]:.4f}", file=sys.stderr, flush=True)
+    return race
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Race all contenders in turns, with the machine's matrix rate measured in each round."""
+    races: dict[str, list[Race]] = {name: [] for name in args.contenders}
+    rates = []
+    for _ in range(args.rounds):
+        rates.append(matrix_rates(args))
+        for name in args.contenders:
+            races[name].append(run_race(args, name))
+    print_table(args, races, rates)
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_csv(args, races)
+        draw(args, races)
+    return 0
+
+
+def matrix_rates(args: argparse.Namespace) -> dict[str, float]:
+    """Return FLOP/s of a large matrix product, in float32 and in bfloat16 where that is native."""
+    import torch
+
+    from minivgg_pl.precision import computes_bf16
+
+    device = "cuda" if args.gpus else "cpu"
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rates = {}
+    for name in ["float32"] + ["bfloat16"] * computes_bf16(device):
+        matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device, dtype=getattr(torch, name))
+        (matrix @ matrix).sum().item()
+        start = time.perf_counter()
+        for _ in range(5):
+            product = matrix @ matrix
+        product.sum().item()
+        rates[name] = 5 * 2 * MATRIX_SIZE**3 / (time.perf_counter() - start)
+    return rates
+
+
+def grow(args: argparse.Namespace) -> int:
+    """Print how the first contender's speed and memory grow with batch size, images and width."""
+    contender = args.contenders[0]
+    print(f"{contender}, {args.variant}: how speed and memory grow")
+    for what, settings in GROWTH.items():
+        print(f"\n{what:<12} images/s  s an epoch  peak MB")
+        for extra in settings:
+            race = run_race(args, contender, extra)
+            images = int(extra[1]) if what == "images" else args.images
+            speed = images / race.train_seconds[-1]
+            value = extra[-1].rpartition("=")[2]
+            print(f"{value:<12} {speed:>8,.0f}  {race.train_seconds[-1]:>10.1f}  {race.peak_mb:>7,.0f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

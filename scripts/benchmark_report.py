@@ -1,0 +1,89 @@
+"""What `benchmark.py` makes of its races: the table, the CSV and the picture."""
+
+import argparse
+import csv
+import statistics
+
+from contenders import Race
+
+# The article's best validation accuracy: `wide`, 20 epochs.
+TARGET = 0.8199
+
+
+def flops_per_image(variant: str) -> float:
+    """Return the floating-point operations of one image, forward and backward, in matrix products and convolutions."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from minivgg_pl.network import MiniVGG
+
+    with FlopCounterMode(display=False) as counter:
+        MiniVGG(variant)(torch.zeros(2, 3, 32, 32)).sum().backward()
+    return counter.get_total_flops() / 2
+
+
+def images_per_second(args: argparse.Namespace, race: Race) -> float:
+    """Return training images a second, without validation, over all of the race's epochs."""
+    return args.images * len(race.train_seconds) / sum(race.train_seconds)
+
+
+def seconds_to_target(race: Race) -> float | None:
+    """Return the seconds until the first epoch's end with at least TARGET accuracy, or None."""
+    reached = [s for s, accuracy in zip(race.seconds, race.val_acc, strict=True) if accuracy >= TARGET]
+    return reached[0] if reached else None
+
+
+def print_table(args: argparse.Namespace, races: dict[str, list[Race]], rates: list[dict[str, float]]) -> None:
+    """Print medians by contender, their ratios to the first contender within a round, and the ceiling."""
+    import torch
+
+    from minivgg_pl.summary import device_name
+
+    flops = flops_per_image(args.variant)
+    ceiling = {name: statistics.median(rate[name] for rate in rates) for name in rates[0]}
+    best = max(ceiling.values())
+    data = "CIFAR-10" if args.dataset == "cifar10" else "drawn pictures, not CIFAR-10"
+    print(f"\n{args.variant}, {args.images:,} images of {data}, {args.rounds} rounds, {flops / 1e6:.0f} MFLOP an image")
+    print(f"{device_name(torch.device('cuda' if args.gpus else 'cpu'))}, torch {torch.__version__}")
+    print("matrix rate: " + ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in ceiling.items()))
+    first = args.contenders[0]
+    print(f"\n{'':<9} images/s  (lowest-highest)  of {first:<8} s to 81.99 %  accuracy  peak MB  of the ceiling")
+    for name, own in races.items():
+        speeds = [images_per_second(args, race) for race in own]
+        speed = statistics.median(speeds)
+        # Within a round: what slows the machine slows both.
+        ratio = statistics.median(
+            images_per_second(args, race) / images_per_second(args, other)
+            for race, other in zip(own, races[first], strict=True)
+        )
+        times = [seconds_to_target(race) for race in own]
+        reached = "-" if None in times or args.dataset != "cifar10" else f"{statistics.median(times):.0f}"
+        peak = statistics.median(race.peak_mb for race in own)
+        accuracy = statistics.mean(race.val_acc[-1] for race in own)
+        print(
+            f"{name:<9} {speed:>8,.0f}  {f'({min(speeds):,.0f}-{max(speeds):,.0f})':>16}  {ratio:>11.2f} {reached:>12}"
+            f"  {accuracy:>8.4f}  {peak:>7,.0f}  {speed * flops / best:>14.0%}"
+        )
+
+
+def write_csv(args: argparse.Namespace, races: dict[str, list[Race]]) -> None:
+    """Write one row for each epoch of each race."""
+    with (args.output / "benchmark.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["contender", "round", "epoch", "train_seconds", "seconds", "val_acc", "peak_mb"])
+        for name, own in races.items():
+            for number, race in enumerate(own, start=1):
+                rows = zip(race.train_seconds, race.seconds, race.val_acc, strict=True)
+                for epoch, (train, total, accuracy) in enumerate(rows, start=1):
+                    cells = (f"{train:.3f}", f"{total:.3f}", f"{accuracy:.4f}", f"{race.peak_mb:.0f}")
+                    writer.writerow([name, number, epoch, *cells])
+
+
+def draw(args: argparse.Namespace, races: dict[str, list[Race]]) -> None:
+    """Draw accuracy against wall time, a line for each contender's first race."""
+    from minivgg_pl.plots import draw_accuracy_against_time
+
+    data = "CIFAR-10" if args.dataset == "cifar10" else "drawn pictures, not CIFAR-10"
+    curves = {name: (own[0].seconds, own[0].val_acc) for name, own in races.items()}
+    title = f"mini VGG {args.variant} on {data}"
+    draw_accuracy_against_time(curves, args.output / "benchmark.png", title, target=("the article's best", TARGET))

@@ -1,0 +1,177 @@
+"""Our own contenders in `benchmark.py`: the recipes through the command's Trainer, and a bare PyTorch loop.
+
+A contender trains for some epochs, validates after each, and returns a `Race`. Nothing before the first real batch is
+on the clock: imports, warm-up batches, tracing.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Works from a clone, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from minivgg_pl.architectures import ARCHITECTURES
+
+WARM_UP_BATCHES = 5
+
+
+class Race(NamedTuple):
+    """What one contender did.
+
+    Attributes:
+        train_seconds: Of each epoch's batches, without validation.
+        seconds: From the first batch to the end of each epoch, validation included.
+        val_acc: Accuracy on the validation images after each epoch, in [0, 1].
+        peak_mb: Largest resident memory of the process and of its workers, in MB; on a GPU, of the device.
+    """
+
+    train_seconds: list[float]
+    seconds: list[float]
+    val_acc: list[float]
+    peak_mb: float
+
+
+class Stopwatch:
+    """Notes the ends of batches and epochs; every contender calls it at the same places."""
+
+    def __init__(self) -> None:
+        self.train_seconds: list[float] = []
+        self.seconds: list[float] = []
+        self.val_acc: list[float] = []
+
+    def epoch_starts(self) -> None:
+        """Start the epoch's clock."""
+        self.epoch_start = time.perf_counter()
+        if not self.seconds and not self.train_seconds:
+            self.start = self.epoch_start
+
+    def batches_done(self) -> None:
+        """Note that the epoch's last update is done."""
+        self.train_seconds.append(time.perf_counter() - self.epoch_start)
+
+    def epoch_ends(self, val_acc: float) -> None:
+        """Note that the validation is done."""
+        self.seconds.append(time.perf_counter() - self.start)
+        self.val_acc.append(float(val_acc))
+
+    def race(self) -> Race:
+        """Return what was noted, with the memory that it took."""
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kilobytes += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        torch = sys.modules.get("torch")
+        on_gpu = torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
+        peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else kilobytes * 1024 / 1e6
+        return Race(self.train_seconds, self.seconds, self.val_acc, peak)
+
+
+def data_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return CIFAR10DataModule's arguments; the drawn set is made as large as is asked."""
+    options: dict[str, Any] = {"root": args.root, "dataset": args.dataset}
+    if args.dataset == "synthetic":
+        options["synthetic_size"] = args.images
+    return options
+
+
+def load_arrays(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return `(images (N, 32, 32, 3) uint8, labels (N,) int64)`, for training and for validation."""
+    from minivgg_pl.data import CIFAR10DataModule
+
+    data = CIFAR10DataModule(**data_options(args))
+    data.setup("fit")
+    sizes = (args.images, len(data.val_set))
+    return [
+        (part.images[:size].numpy(), part.labels[:size].numpy())
+        for part, size in zip((data.train_set, data.val_set), sizes, strict=True)
+    ]
+
+
+def run_ours(args: argparse.Namespace, recipe: str) -> Race:
+    """Train through what `scripts/train.py` builds, run folder included."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from minivgg_pl.cli import MiniVGGCLI
+    from minivgg_pl.recipe import recipe_path
+
+    options = [f"--config={recipe_path(recipe)}", f"--model.variant={args.variant}", "--native_bf16=true"]
+    options += [f"--data.{name}={value}" for name, value in data_options(args).items()]
+    options += [f"--trainer.{name}" for name in ("enable_progress_bar=false", "enable_model_summary=false")]
+    options += ["--trainer.accelerator=gpu" if args.gpus else "--trainer.accelerator=cpu", *args.options]
+    if args.batch_size:
+        options.append(f"--data.batch_size={args.batch_size}")
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        options.append(f"--trainer.default_root_dir={folder}")
+        epochs = [f"--trainer.max_epochs={args.epochs}"] if args.epochs else []
+        for length in ([f"--trainer.fast_dev_run={WARM_UP_BATCHES}"], epochs):
+            cli = MiniVGGCLI([*options, *length])
+            batch = cli.datamodule.batch_size
+            if args.dataset != "synthetic" and not cli.trainer.fast_dev_run:
+                cli.trainer.limit_train_batches = max(1, args.images // batch)
+            first = LambdaCallback(
+                on_train_epoch_start=lambda *_: watch.epoch_starts(),
+                on_validation_start=lambda *_: watch.batches_done(),
+            )
+            last = LambdaCallback(
+                on_train_epoch_end=lambda trainer, _: watch.epoch_ends(trainer.callback_metrics["val_acc"])
+            )
+            if not cli.trainer.fast_dev_run:
+                cli.trainer.callbacks = [first, *cli.trainer.callbacks, last]
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    return watch.race()
+
+
+def run_bare(args: argparse.Namespace) -> Race:
+    """Train the article recipe with as little code as can be; network, optimizer and batches are the package's."""
+    import torch
+    from torch.nn import functional
+
+    from minivgg_pl.data import CIFAR10DataModule
+    from minivgg_pl.module import LitMiniVGG
+    from minivgg_pl.precision import choose_precision
+
+    device = torch.device("cuda" if args.gpus else "cpu")
+    data = CIFAR10DataModule(**data_options(args), batch_size=args.batch_size or 64)
+    data.setup("fit")
+    data.train_set = data.train_set.subset(torch.arange(args.images))
+    for part in (data.train_set, data.val_set):
+        part.to(device)
+    lit = LitMiniVGG(args.variant).to(device)
+    configured = lit.configure_optimizers()
+    net, optimizer, schedule = lit.net, configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    bf16 = choose_precision("gpu" if args.gpus else "cpu") == "bf16-mixed"
+    watch = Stopwatch()
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+            return net(images)
+
+    def train(limit: int | None = None) -> None:
+        net.train()
+        for number, (images, targets) in enumerate(data.train_dataloader()):
+            if number == limit:
+                break
+            optimizer.zero_grad()
+            functional.cross_entropy(forward(images).float(), targets).backward()
+            optimizer.step()
+            schedule.step()
+
+    train(WARM_UP_BATCHES)
+    for _ in range(args.epochs or ARCHITECTURES[args.variant].epochs):
+        watch.epoch_starts()
+        train()
+        if args.gpus:
+            torch.cuda.synchronize()
+        watch.batches_done()
+        net.eval()
+        with torch.no_grad():
+            hits = sum((forward(x).argmax(1) == y.argmax(1)).sum() for x, y in data.val_dataloader())
+        watch.epoch_ends(hits.item() / len(data.val_set))
+    return watch.race()

@@ -1,0 +1,125 @@
+"""The recipes: what they hold, what overrides them, and that they train and go on as the article's does."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+
+from minivgg_pl.cli import MiniVGGCLI
+from minivgg_pl.command import expand_short_names
+from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.recipe import RECIPES, recipe_of, recipe_options, recipe_path
+from tests.conftest import run_train
+from tests.test_train import KILLER, assert_same_tensors, checkpoint, metrics, without_times
+
+
+class ParserOnly(MiniVGGCLI):
+    """Parses, and builds nothing."""
+
+    def before_instantiate_classes(self):
+        pass
+
+    def instantiate_classes(self):
+        pass
+
+
+def parse(*words):
+    return ParserOnly(expand_short_names(["--data.dataset=synthetic", *words])[0])
+
+
+def test_every_recipe_is_in_the_folder():
+    assert sorted(path.stem for path in recipe_path("modern").parent.glob("*.yaml")) == sorted(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_parses_as_a_config_and_is_recognised(name):
+    assert parse("--config", str(recipe_path(name))).recipe() == name
+    assert parse("--recipe", name).recipe() == name
+
+
+@pytest.mark.parametrize("name", ["modern", "speedrun"])
+def test_a_recipe_holds_only_differences_each_with_its_reason(name):
+    defaults = recipe_defaults()
+    for option, value in recipe_options(name).items():
+        assert defaults[option] != value, option
+    lines = recipe_path(name).read_text().splitlines()
+    settings = [number for number, line in enumerate(lines) if re.match(r"\s*\w+: \S", line)]
+    assert len(settings) == len(recipe_options(name))
+    for number in settings:
+        assert "#" in lines[number] or lines[number - 1].lstrip().startswith("#"), lines[number]
+
+
+def recipe_defaults():
+    from minivgg_pl.recipe import flatten
+
+    cli = parse()
+    return dict(flatten(yaml.safe_load(cli.parser.dump(cli.parser.get_defaults(), skip_none=False))))
+
+
+def test_the_article_recipe_is_the_default():
+    defaults = recipe_defaults()
+    assert recipe_options("article").items() <= defaults.items()
+    assert recipe_of(defaults, defaults) == "article"
+
+
+def test_typed_options_win_over_the_recipe_wherever_they_stand():
+    for words in (["--recipe", "modern", "--model.lr=0.07"], ["--model.lr=0.07", "--recipe", "modern"]):
+        cli = parse(*words)
+        assert cli.config.model.lr == 0.07
+        assert cli.config.model.optimizer == "muon"
+        assert cli.recipe() is None
+
+
+def test_epochs_device_and_precision_make_no_other_recipe():
+    assert parse("--recipe=modern", "--epochs=3", "--gpus=0", "--trainer.precision=32-true").recipe() == "modern"
+
+
+def test_another_optimizer_makes_no_recipe(synthetic_options):
+    assert parse("--optimizer=AdamW").recipe() is None
+
+
+def test_another_optimizer_replaces_the_recipes(synthetic_options, tmp_path):
+    process = run_train(*synthetic_options, "--recipe=modern", "--optimizer=AdamW", "--epochs=1", cwd=tmp_path)
+    assert json.loads((tmp_path / "runs/classic-synthetic/1/summary.json").read_text())["recipe"] is None
+    assert "recipe       your own" in process.stdout
+
+
+@pytest.fixture(scope="module")
+def modern_run(tmp_path_factory, synthetic_options):
+    folder = tmp_path_factory.mktemp("modern")
+    process = run_train(*synthetic_options, "--recipe=modern", "--data.batch_size=40", "--epochs=3", cwd=folder)
+    return folder / "runs" / "classic-synthetic" / "1", process
+
+
+def test_bf16_where_it_is_native_and_else_float32_which_is_said(modern_run):
+    folder, process = modern_run
+    native = torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
+    assert json.loads((folder / "summary.json").read_text())["precision"] == ("bf16-mixed" if native else "32-true")
+    assert ("does not compute bfloat16 natively" in process.stderr) is not bool(native)
+
+
+def test_a_killed_modern_run_goes_on_bit_for_bit(modern_run, synthetic_options, tmp_path):
+    """Muon's and AdamW's state, the flips and shifts, and the schedule: all come back."""
+    (tmp_path / "killer.py").write_text(KILLER)
+    path = {"PYTHONPATH": str(tmp_path)}
+    options = ["--recipe=modern", "--data.batch_size=40", "--epochs=3", "--trainer.callbacks=killer.KillInThirdEpoch"]
+    killed = run_train(*synthetic_options, *options, cwd=tmp_path, env={**path, "KILL": "1"}, check=False)
+    assert killed.returncode == -9
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    run_train("--resume", run, cwd=tmp_path, env=path)
+    assert without_times(metrics(run)) == without_times(metrics(modern_run[0]))
+    resumed, whole = checkpoint(run), checkpoint(modern_run[0])
+    assert_same_tensors(resumed["state_dict"], whole["state_dict"])
+    kernels = [number for number, state in whole["optimizer_states"][0]["state"].items() if "momentum_buffer" in state]
+    assert len(kernels) == 5
+    for number, state in whole["optimizer_states"][0]["state"].items():
+        assert_same_tensors(resumed["optimizer_states"][0]["state"][number], state)
+
+
+def test_a_compiled_network_keeps_its_names(synthetic_options, tmp_path):
+    run_train(*synthetic_options, "--compile", "--epochs=1", cwd=tmp_path)
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    module = LitMiniVGG.load_from_checkpoint(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not any("_orig_mod" in name for name in module.state_dict())
