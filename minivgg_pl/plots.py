@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 Rows = Sequence[Mapping[str, float]]
@@ -110,29 +110,7 @@ def draw_accuracy_against_time(
     """
     if not curves:
         raise ValueError("curves is empty: give at least one contender to draw")
-    figure, axes = _new_figure(7.5, 4.8, title)
-    for number, (name, (seconds, accuracies)) in enumerate(curves.items()):
-        style = {"color": CONTENDER_COLOURS[number % len(CONTENDER_COLOURS)], "marker": "o", "markersize": 4}
-        label = f"{name}: {accuracies[-1]:.2%} after {seconds[-1] / 60:.1f} min"
-        axes.plot([s / 60 for s in seconds], accuracies, **style, linewidth=LINE_WIDTH, label=label)
-    if target is not None:
-        axes.axhline(target[1], color="0.5", linewidth=1.2, linestyle="--")
-        axes.annotate(
-            f"{target[0]}, {target[1]:.2%}",
-            (0.01, target[1]),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 4),
-            textcoords="offset points",
-            color="0.35",
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("minutes, validation included")
-    axes.set_ylabel("accuracy on the test set")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.legend(loc="lower right", frameon=False)
-    _save(figure, Path(path))
+    _save(_race_figure(curves, title, target), Path(path))
 
 
 def _curves_figure(rows: Rows, title: str, reference: Rows, val_label: str) -> Figure:
@@ -180,6 +158,36 @@ def _set_curve_axes(axes: Axes, rows: Rows) -> None:
     axes.yaxis.set_major_locator(MultipleLocator(0.2) if ceiling <= LOSS_CEILING else MaxNLocator(10))
     cut = f" (cut off above {ceiling:g})" if highest > ceiling else ""
     axes.set_ylabel(f"loss{cut} / accuracy")
+
+
+def _race_figure(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, target: tuple[str, float] | None
+) -> Figure:
+    figure, axes = _new_figure(7.5, 4.8, title)
+    for number, (name, (seconds, accuracies)) in enumerate(curves.items()):
+        style = {"color": CONTENDER_COLOURS[number % len(CONTENDER_COLOURS)], "marker": "o", "markersize": 4}
+        label = f"{name}: {accuracies[-1]:.2%} after {seconds[-1] / 60:.1f} min"
+        axes.plot([s / 60 for s in seconds], accuracies, **style, linewidth=LINE_WIDTH, label=label)
+    if target is not None:
+        axes.axhline(target[1], color="0.5", linewidth=1.2, linestyle="--")
+        axes.annotate(
+            f"{target[0]}, {target[1]:.2%}",
+            (0.01, target[1]),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            color="0.35",
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("minutes, validation included")
+    axes.set_ylabel("accuracy on the test set")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
 
 
 def _confusion_figure(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:

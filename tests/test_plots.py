@@ -227,6 +227,26 @@ def test_a_matrix_that_does_not_fit_its_names_is_refused(matrix: list, tmp_path:
         plots.draw_confusion_matrix(matrix, ["cat", "dog"], tmp_path / "matrix.png", "a title")
 
 
+RACE = {"article": ([60, 120.0], [0.5, 0.8]), "modern": ([90.0, 180.0], [0.7, 0.875])}
+
+
+def test_a_race_is_drawn_in_minutes_with_each_ones_end_in_the_legend(tmp_path: Path) -> None:
+    axes = plots._race_figure(RACE, "a title", ("the article's best", 0.8199)).axes[0]
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["article: 80.00% after 2.0 min", "modern: 87.50% after 3.0 min"]
+    assert axes.lines[1].get_xydata().tolist() == [[1.5, 0.7], [3.0, 0.875]]
+    assert axes.lines[0].get_color() != axes.lines[1].get_color()
+    assert axes.lines[2].get_ydata()[0] == 0.8199
+    assert axes.texts[0].get_text() == "the article's best, 81.99%"
+    plots.draw_accuracy_against_time(RACE, tmp_path / "race.png", "a title")
+    assert Image.open(tmp_path / "race.png").size[0] == 1800
+
+
+def test_a_race_without_contenders_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one contender"):
+        plots.draw_accuracy_against_time({}, tmp_path / "race.png", "a title")
+
+
 def test_pyplot_is_never_imported() -> None:
     code = "import sys, minivgg_pl.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
