@@ -64,6 +64,8 @@ class LitMiniVGG(LightningModule):
         label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
             test losses are never smoothed.
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
+        init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
+            natural images, the others by passing on what they get (see `initialization`).
 
     Raises:
         ValueError: On a value out of range.
@@ -87,11 +89,12 @@ class LitMiniVGG(LightningModule):
         warmup: float = 0.2,
         label_smoothing: float = 0.0,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+        init: Literal["glorot", "whitened"] = "glorot",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         check_hyperparameters(self.hparams, HYPERPARAMETER_DEFAULTS)
-        net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum)
+        net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init)
         # channels_last only orders the bytes in memory; state dict and results stay those of the plain layout.
         self.net = net.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(2, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)

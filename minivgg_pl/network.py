@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.initialization import glorot, pass_on, whiten
 
 # Keras' BatchNormalization defaults. Its momentum is the share of the old statistic, PyTorch's that of the new one:
 # 0.99 there is 0.01 here. One difference stays: Keras 3 updates the moving variance with the biased batch variance,
@@ -34,6 +35,9 @@ class MiniVGG(nn.Module):
         std: Per-channel standard deviation that the input is then divided by; `None` divides by nothing.
         batch_norm_momentum: Share of a batch's statistic in the running one, in (0, 1]: PyTorch's meaning, one minus
             Keras'.
+        init: `"glorot"`, as in Keras, or `"whitened"`: as `"glorot"`, but the first convolution starts with filters
+            that whiten natural images, for inputs normalised by `mean` and `std`, and each further one starts by
+            passing its inputs on.
 
     Input shape:
         `(N, 3, 32, 32)` float in [0, 1]: a picture's bytes divided by 255, never normalised by the caller.
@@ -43,7 +47,7 @@ class MiniVGG(nn.Module):
 
     Raises:
         ValueError: On an unknown variant, fewer than 2 classes, no dense units, or `mean`/`std` of another length
-            than 3 or with a `std` that is not positive, or a `batch_norm_momentum` out of range.
+            than 3 or with a `std` that is not positive, a `batch_norm_momentum` out of range, or another `init`.
 
     Example:
         >>> MiniVGG("wide")(torch.rand(2, 3, 32, 32)).shape
@@ -58,11 +62,15 @@ class MiniVGG(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+        init: str = "glorot",
     ) -> None:
         super().__init__()
         _check_arguments(variant, num_classes, dense_units, mean, std)
         if not 0 < batch_norm_momentum <= 1:
             raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}: give above 0 to 1")
+        if init not in ("glorot", "whitened"):
+            raise ValueError(f"init is {init!r}: choose glorot or whitened")
+        self.init = init
         architecture = ARCHITECTURES[variant]
         dense_units = dense_units or architecture.dense_units
         # Saved with the weights, so that weights and preprocessing cannot part.
@@ -84,11 +92,13 @@ class MiniVGG(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw Glorot-uniform kernels and set every bias to zero: the defaults of Keras' Conv2D and Dense."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        """Set every weight and bias anew, as `init` says."""
+        glorot(self)
+        if self.init == "whitened":
+            first, *others = (module for module in self.modules() if isinstance(module, nn.Conv2d))
+            whiten(first)
+            for conv in others:
+                pass_on(conv)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `(N, num_classes)` for images `(N, 3, 32, 32)` in [0, 1].
