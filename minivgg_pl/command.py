@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         argv, resume = expand_short_names(argv)
         # Late: torch and Lightning take seconds to import, and the help text and most errors need neither.
-        from minivgg_pl import cli
+        from minivgg_pl.train import train
 
-        return cli.train(argv, resume)
+        return train(argv, resume)
     except InputError as error:
         return fail(str(error), EXIT_BAD_INPUT)
     except KeyboardInterrupt:

@@ -1,0 +1,109 @@
+"""One run of the command: parse, fit, test once, leave summary.json and print the table."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from minivgg_pl import callbacks, runs
+from minivgg_pl.cli import MiniVGGCLI
+from minivgg_pl.command import EXIT_FAILED, EXIT_INTERRUPTED, fail
+from minivgg_pl.errors import InputError
+from minivgg_pl.module import NonFiniteLossError
+from minivgg_pl.resume import ResumePoint, find_resume_point
+from minivgg_pl.summary import summarize, summary_table
+
+
+def train(argv: list[str], resume_path: str | None = None) -> int:
+    """Parse, fit, test once, write summary.json and print the table.
+
+    Args:
+        argv: Arguments for LightningCLI.
+        resume_path: Run folder or checkpoint to continue, or None.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        InputError: On bad input.
+    """
+    _quiet_known_noise()
+    resume = find_resume_point(Path(resume_path)) if resume_path else None
+    try:
+        cli = MiniVGGCLI([*(resume.arguments() if resume else []), *argv], resume)
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    if resume and resume.is_finished(cli.trainer.max_epochs):
+        print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
+        return 0
+    return _fit_and_test(cli, resume)
+
+
+def _quiet_known_noise() -> None:
+    """Silence what tells the user nothing; everything else that the libraries say stays."""
+    # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
+    # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # Worker processes lose time here: a batch is one indexing operation.
+    warnings.filterwarnings("ignore", message=r".*does not have many workers")
+    # Resuming in the run's own folder is what --resume is for.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    # That is what --optimizer is for.
+    warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
+    # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    # Lightning's advertisements for its cloud services.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tip)
+
+
+def _no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: " not in record.getMessage()
+
+
+def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
+    start = time.perf_counter()
+    if cli.lacks_bf16:
+        rank_zero_info("Training in float32: this device does not compute bfloat16 natively.")
+    if cli.config.compile:
+        # In place, and the network alone: the state dict keeps its names (PL#20233), and self.log stays outside.
+        cli.model.net.compile()
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
+        tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    except MisconfigurationException as error:
+        raise InputError(f"--trainer: {error}") from error
+    except NonFiniteLossError as error:
+        return fail(f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
+    except SystemExit:
+        # Lightning's answer to Ctrl-C.
+        return fail(f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
+    if cli.recorder.folder is not None and cli.trainer.is_global_zero:
+        # No result: with --trainer.limit_test_batches 0.
+        summary = summarize(cli.trainer, cli.model, cli.recorder, tested[0] if tested else {})
+        summary |= {
+            "recipe": cli.recipe(),
+            "seed": cli.config.seed_everything,
+            "wall_seconds_of_this_start": time.perf_counter() - start,
+        }
+        runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
+        print(summary_table(summary))
+    return 0
+
+
+def _last_checkpoint(recorder: callbacks.RunRecorder) -> Path | None:
+    path = recorder.folder and recorder.folder / runs.LAST_CHECKPOINT
+    return path if path and path.exists() else None
+
+
+def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
+    path = _last_checkpoint(recorder)
+    return f"The last good weights: {path}" if path else "No epoch was finished, so there are no weights to keep"
+
+
+def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
+    path = _last_checkpoint(recorder)
+    return f"To go on: --resume {recorder.folder}" if path else "No epoch was finished, so nothing can be resumed"
