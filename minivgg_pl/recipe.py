@@ -31,8 +31,8 @@ def recipe_options(name: str) -> dict[str, Any]:
 def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
     """Return the recipe that a run's options amount to, or None where they are the user's own mixture.
 
-    Compared is what any recipe sets of the model and the data: the number of epochs, the device and the precision make
-    no other recipe.
+    Compared is what any recipe sets of the model and the data, and the number of epochs where a recipe has its own:
+    the device and the precision make no other recipe.
 
     Args:
         options: The run's dotted options.
@@ -42,8 +42,12 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | 
         return None
     recipes = {name: recipe_options(name) for name in RECIPES}
     compared = [key for key in set().union(*recipes.values()) if key.startswith(("model.", "data."))]
-    for name, recipe in recipes.items():
-        if all(options[key] == recipe.get(key, defaults[key]) for key in compared):
+    # The most particular first: modern in speedrun's number of epochs is speedrun.
+    for name in reversed(RECIPES):
+        recipe = recipes[name]
+        epochs = recipe.get("trainer.max_epochs", options["trainer.max_epochs"])
+        same = all(options[key] == recipe.get(key, defaults[key]) for key in compared)
+        if same and options["trainer.max_epochs"] == epochs:
             return name
     return None
 

@@ -39,7 +39,7 @@ MATRIX_SIZE = 2048
 GROWTH = {
     "batch_size": [["--batch-size", str(size)] for size in (32, 64, 128, 256, 512)],
     "images": [["--images", str(number)] for number in (3200, 6400, 12800, 25600)],
-    "dense_units": [["--options", f"--model.dense_units={width}"] for width in (128, 256, 512, 1024, 2048)],
+    "dense_units": [[f"--option=--model.dense_units={width}"] for width in (128, 256, 512, 1024, 2048)],
 }
 
 
@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of each contender (default: what each chooses)")
     parser.add_argument("--output", type=Path, help="folder for benchmark.csv and benchmark.png (default: none)")
     parser.add_argument("--grow", action="store_true", help="how our time and memory grow, instead of the race")
-    parser.add_argument("--options", nargs="*", default=[], help="further options of ours, such as --model.lr=0.1")
+    parser.add_argument("--option", action="append", default=[], help="one more of ours: --option=--model.lr=0.1")
     parser.add_argument("--role", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     for name in ("rounds", "images", "batch_size", "threads"):
@@ -90,6 +90,8 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     if args.epochs < 0:
         parser.error(f"--epochs {args.epochs}: give 1 or more, or 0 for each contender's own number")
+    if args.grow and args.dataset == "cifar10":
+        parser.error("--grow draws its own pictures: leave --dataset out")
     if args.dataset == "cifar10" and args.root is None:
         parser.error("--dataset cifar10 needs --root, the folder with the data")
     has_keras = importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras")
@@ -184,10 +186,11 @@ def grow(args: argparse.Namespace) -> int:
     for what, settings in GROWTH.items():
         print(f"\n{what:<12} images/s  s an epoch  peak MB")
         for extra in settings:
-            race = run_race(args, contender, extra)
-            images = int(extra[1]) if what == "images" else args.images
-            speed = images / race.train_seconds[-1]
             value = extra[-1].rpartition("=")[2]
+            # Another number of pictures is another set on disk.
+            folder = ["--root", f"{args.root}/{value}"] if what == "images" else []
+            race = run_race(args, contender, [*extra, *folder])
+            speed = (int(value) if what == "images" else args.images) / race.train_seconds[-1]
             print(f"{value:<12} {speed:>8,.0f}  {race.train_seconds[-1]:>10.1f}  {race.peak_mb:>7,.0f}", flush=True)
     return 0
 

@@ -98,12 +98,13 @@ def run_ours(args: argparse.Namespace, recipe: str) -> Race:
     from lightning.pytorch.callbacks import LambdaCallback
 
     from minivgg_pl.cli import MiniVGGCLI
+    from minivgg_pl.data import CIFAR10_TRAIN_SIZE
     from minivgg_pl.recipe import recipe_path
 
     options = [f"--config={recipe_path(recipe)}", f"--model.variant={args.variant}", "--native_bf16=true"]
     options += [f"--data.{name}={value}" for name, value in data_options(args).items()]
     options += [f"--trainer.{name}" for name in ("enable_progress_bar=false", "enable_model_summary=false")]
-    options += ["--trainer.accelerator=gpu" if args.gpus else "--trainer.accelerator=cpu", *args.options]
+    options += ["--trainer.accelerator=gpu" if args.gpus else "--trainer.accelerator=cpu", *args.option]
     if args.batch_size:
         options.append(f"--data.batch_size={args.batch_size}")
     watch = Stopwatch()
@@ -112,9 +113,8 @@ def run_ours(args: argparse.Namespace, recipe: str) -> Race:
         epochs = [f"--trainer.max_epochs={args.epochs}"] if args.epochs else []
         for length in ([f"--trainer.fast_dev_run={WARM_UP_BATCHES}"], epochs):
             cli = MiniVGGCLI([*options, *length])
-            batch = cli.datamodule.batch_size
-            if args.dataset != "synthetic" and not cli.trainer.fast_dev_run:
-                cli.trainer.limit_train_batches = max(1, args.images // batch)
+            if args.dataset == "cifar10" and args.images < CIFAR10_TRAIN_SIZE and not cli.trainer.fast_dev_run:
+                cli.trainer.limit_train_batches = max(1, args.images // cli.datamodule.batch_size)
             first = LambdaCallback(
                 on_train_epoch_start=lambda *_: watch.epoch_starts(),
                 on_validation_start=lambda *_: watch.batches_done(),

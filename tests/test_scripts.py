@@ -56,6 +56,7 @@ def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, syntheti
         (["--images=0"], "--images 0: give 1 or more"),
         (["--images=77"], "synthetic_size is 77"),
         (["--epochs=-1"], "--epochs -1: give 1 or more, or 0"),
+        (["--grow", "--dataset=cifar10", "--root=nowhere"], "--grow draws its own pictures"),
         (["--dataset=cifar10"], "--dataset cifar10 needs --root"),
         (["--contenders=fastest"], "invalid choice: 'fastest'"),
     ],
