@@ -1,7 +1,7 @@
 """LitMiniVGG, the system: loss, metrics, optimizer and schedule around the network."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from minivgg_pl.batch_norm import average_over_devices, measure_statistics
 from minivgg_pl.hyperparameters import check_hyperparameters
 from minivgg_pl.network import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.optim import make_optimizer, make_schedule
@@ -66,6 +67,8 @@ class LitMiniVGG(LightningModule):
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
+        batch_norm_images: Training images over which batch norm's statistics are measured anew with dropout off, after
+            each epoch's last update; default: 0, which keeps the running averages taken with dropout on, as Keras.
 
     Raises:
         ValueError: On a value out of range.
@@ -90,6 +93,7 @@ class LitMiniVGG(LightningModule):
         label_smoothing: float = 0.0,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         init: Literal["glorot", "whitened"] = "glorot",
+        batch_norm_images: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -122,11 +126,27 @@ class LitMiniVGG(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         is_last = ends_epoch(self.trainer)
+        if is_last and self.hparams.batch_norm_images:
+            self._measure_batch_norm()
         if is_last or self.device.type == "cpu" or batch_idx % FINITE_CHECK_INTERVAL == 0:
             self._check_finite()
         if is_last:
             # Here, and not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
             self._log_epoch("train", self.train_totals)
+
+    def _measure_batch_norm(self) -> None:
+        batches = self._some_training_images(self.hparams.batch_norm_images)
+        with self.trainer.precision_plugin.forward_context():
+            measure_statistics(self.net, batches)
+        average_over_devices(self.net, self)
+
+    def _some_training_images(self, number: int) -> Iterator[Tensor]:
+        """Yield the batches that the epoch began with, until there are `number` images or no more."""
+        for images, _ in self.trainer.train_dataloader:
+            yield images.to(self.device)
+            number -= len(images)
+            if number <= 0:
+                return
 
     def _check_finite(self) -> None:
         first_bad = self.train_totals.first_bad_batch()

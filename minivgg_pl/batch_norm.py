@@ -1,0 +1,44 @@
+"""Batch norm's statistics, measured anew the way the network is used: with dropout off."""
+
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running mean and variance of each batch norm in `net` by their averages over `batches`.
+
+    Dropout raises the variance of what follows it, and running averages are taken while it is on: the statistics are
+    then wrong for the network as it is used (Li et al., "Understanding the Disharmony between Dropout and Batch
+    Normalization by Variance Shift", arXiv:1801.05134). Weights and modes stay as they are.
+
+    Args:
+        net: The network, in any mode.
+        batches: Images `(B, 3, 32, 32)` of the training set, at least one batch of two or more.
+    """
+    modes = {module: module.training for module in net.modules()}
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over all batches
+    for images in batches:
+        net(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, mode in modes.items():
+        module.training = mode
+
+
+def average_over_devices(net: nn.Module, module: LightningModule) -> None:
+    """Give every device the mean of all devices' statistics."""
+    for norm in net.modules():
+        if isinstance(norm, _BatchNorm):
+            for statistic in (norm.running_mean, norm.running_var):
+                statistic.copy_(module.trainer.strategy.reduce(statistic, reduce_op="mean"))
