@@ -94,10 +94,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Return what the run's summary.json holds, or None where the run was not tested."""
+    path = folder / SUMMARY
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def tested_epochs(folder: Path) -> int | None:
     """Return after how many epochs the run was tested, or None if it was not."""
-    path = folder / SUMMARY
-    return json.loads(path.read_text())["epochs"] if path.exists() else None
+    summary = read_summary(folder)
+    return summary["epochs"] if summary else None
 
 
 def newest_config(folder: Path) -> Path | None:

@@ -56,12 +56,12 @@ def _quiet_known_noise() -> None:
     warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
     # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    # Lightning's advertisements for its cloud services.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_tip)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
 
 
-def _no_tip(record: logging.LogRecord) -> bool:
-    return "Tip: " not in record.getMessage()
+def _is_news(record: logging.LogRecord) -> bool:
+    # Advertisements for Lightning's cloud services; how the length of the triangular schedule is found.
+    return not any(words in record.getMessage() for words in ("Tip: ", "to estimate number of stepping batches"))
 
 
 def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:

@@ -3,6 +3,7 @@
     python scripts/benchmark.py                                    # speed, on drawn pictures
     python scripts/benchmark.py --dataset cifar10 --root data --images 50000 --epochs 10 --rounds 1
     python scripts/benchmark.py --grow                             # batch size, data size, width
+    python scripts/benchmark.py --runs runs/classic/1 runs/classic/2 --output compared
 
 Contenders:
   article   the article recipe through scripts/train.py's Trainer
@@ -27,7 +28,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from benchmark_report import draw, print_table, write_csv
+from benchmark_report import compare_runs, draw, print_table, write_csv
 from contenders import Race, data_options, run_bare, run_ours
 
 from minivgg_pl.architectures import ARCHITECTURES
@@ -56,6 +57,12 @@ def main() -> int:
     args = parse_arguments()
     if args.role:
         return play(args)
+    if args.runs:
+        try:
+            compare_runs(args.runs, args.output)
+        except InputError as error:
+            return fail(str(error), EXIT_BAD_INPUT)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         try:
             prepare(args, folder)
@@ -82,6 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of each contender (default: what each chooses)")
     parser.add_argument("--output", type=Path, help="folder for benchmark.csv and benchmark.png (default: none)")
     parser.add_argument("--grow", action="store_true", help="how our time and memory grow, instead of the race")
+    parser.add_argument("--runs", nargs="+", type=Path, help="compare these finished runs of train.py, train nothing")
     parser.add_argument("--option", action="append", default=[], help="one more of ours: --option=--model.lr=0.1")
     parser.add_argument("--role", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()

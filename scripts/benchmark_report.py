@@ -2,9 +2,15 @@
 
 import argparse
 import csv
+import itertools
 import statistics
+from pathlib import Path
 
 from contenders import Race
+
+from minivgg_pl import runs
+from minivgg_pl.errors import InputError
+from minivgg_pl.plots import draw_accuracy_against_time
 
 # The article's best validation accuracy: `wide`, 20 epochs.
 TARGET = 0.8199
@@ -81,9 +87,36 @@ def write_csv(args: argparse.Namespace, races: dict[str, list[Race]]) -> None:
 
 def draw(args: argparse.Namespace, races: dict[str, list[Race]]) -> None:
     """Draw accuracy against wall time, a line for each contender's first race."""
-    from minivgg_pl.plots import draw_accuracy_against_time
-
     data = "CIFAR-10" if args.dataset == "cifar10" else "drawn pictures, not CIFAR-10"
     curves = {name: (own[0].seconds, own[0].val_acc) for name, own in races.items()}
-    title = f"mini VGG {args.variant} on {data}"
-    draw_accuracy_against_time(curves, args.output / "benchmark.png", title, target=("the article's best", TARGET))
+    draw_curves(curves, args.output, f"mini VGG {args.variant} on {data}")
+
+
+def compare_runs(folders: list[Path], output: Path | None) -> None:
+    """Print a row for each finished run of `scripts/train.py`, and draw their accuracy against their time.
+
+    Raises:
+        InputError: If a folder is not that of a finished run.
+    """
+    curves = {}
+    print(f"{'run':<28} epochs  minutes  min to 81.99 %  test accuracy")
+    for folder in folders:
+        rows, summary = runs.read_metrics(folder / "metrics.csv"), runs.read_summary(folder)
+        if not rows or summary is None:
+            raise InputError(f"--runs {folder}: no finished run; give folders with metrics.csv and {runs.SUMMARY}")
+        seconds = list(itertools.accumulate(row["seconds"] for row in rows))
+        race = Race([], seconds, [row["val_acc"] for row in rows], 0)
+        reached = seconds_to_target(race)
+        name = f"{summary.get('recipe', 'article')} {summary['variant']}, seed {summary['seed']}"
+        curves[name] = (seconds, race.val_acc)
+        minutes = "-" if reached is None else f"{reached / 60:.1f}"
+        print(f"{name:<28} {len(rows):>6} {seconds[-1] / 60:>8.1f} {minutes:>15} {summary['test_acc']:>14.4f}")
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        draw_curves(curves, output, "mini VGG on CIFAR-10")
+
+
+def draw_curves(curves: dict[str, tuple[list[float], list[float]]], output: Path, title: str) -> None:
+    """Draw `benchmark.png`: seconds and accuracies by name."""
+    target = ("the article's best", TARGET)
+    draw_accuracy_against_time(curves, output / "benchmark.png", title, target=target)

@@ -50,9 +50,17 @@ def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, syntheti
     assert Image.open(tmp_path / "benchmark.png").size[0] >= 1800
 
 
+def test_finished_runs_are_compared(finished_run, tmp_path):
+    process = run("benchmark.py", "--runs", str(finished_run[0]), f"--output={tmp_path}")
+    assert process.returncode == 0, process.stderr
+    assert "article classic, seed 0" in process.stdout.splitlines()[1]
+    assert (tmp_path / "benchmark.png").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--runs", "nowhere"], "--runs nowhere: no finished run"),
         (["--images=0"], "--images 0: give 1 or more"),
         (["--images=77"], "synthetic_size is 77"),
         (["--epochs=-1"], "--epochs -1: give 1 or more, or 0"),
