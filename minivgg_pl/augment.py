@@ -52,7 +52,12 @@ class Augmentation:
         self.flips, self.shifts = flips.to(device), shifts.to(device)
 
     def apply(self, images: Tensor, index: Tensor) -> Tensor:
-        """Return the images `(B, H, W, C)` at `index` `(B,)` of `images` `(N, H, W, C)`, flipped and shifted."""
+        """Return the images `(B, H, W, C)` at `index` `(B,)` of `images` `(N, H, W, C)`, flipped and shifted.
+
+        Where nothing was drawn, outside an epoch or with another sampler, they stay as they are.
+        """
+        if not len(self.flips):
+            return images[index]
         return flip_and_shift(images, index, self.flips[index], self.shifts[index])
 
 

@@ -75,7 +75,10 @@ class RunRecorder(Callback):
         data = trainer.datamodule
         self.num_train_images = min(self._num_batches * data.batch_size * trainer.world_size, len(data.train_set))
         # Lightning keeps the values of an earlier epoch where this one had no validation.
-        fresh = ("train_", "val_") if self._has_validated else ("train_",)
+        fresh = ("val_",) * self._has_validated
+        if trainer.lightning_module.train_totals.sums is None:
+            # Unless a validation stopped the epoch in the middle, before it was logged.
+            fresh += ("train_",)
         metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
         return {
             **{column: metrics.get(column, math.nan) for column in runs.LEARNING_COLUMNS},

@@ -10,6 +10,13 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.recipe import RECIPES, recipe_options
 
+# Each setting that only one choice of another uses: (setting, what it belongs to, the choice).
+BELONGS_TO = (
+    ("nesterov", "optimizer", "sgd"),
+    ("adamw_lr", "optimizer", "muon"),
+    ("lr_decay", "schedule", "decay"),
+    ("warmup", "schedule", "triangular"),
+)
 # What only LitMiniVGG's own optimizer and schedule read.
 OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "schedule", "lr_decay", "warmup")
 
@@ -31,10 +38,34 @@ def check_trainer(trainer: Any) -> None:
             raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")
 
 
+def _silent_values(name: str) -> list[Any]:
+    """Return the values of a model's option that need not have been typed: its default, and the recipes'."""
+    recipes = [recipe_options(recipe) for recipe in RECIPES]
+    return [HYPERPARAMETER_DEFAULTS[name], *(recipe.get(f"model.{name}") for recipe in recipes)]
+
+
+def check_effects(model: Any) -> None:
+    """Refuse settings that were typed and that the others leave without effect."""
+    for name, owner, choice in BELONGS_TO:
+        if model[owner] != choice and model[name] not in _silent_values(name):
+            raise InputError(
+                f"--model.{name} {model[name]} has no effect with --model.{owner} {model[owner]}: leave it out, or "
+                f"give --model.{owner} {choice}"
+            )
+
+
 def check_schedule(config: Any) -> None:
-    """Check that a run whose schedule ends with it has an end."""
+    """Check that a run whose schedule ends with it has a beginning and an end."""
+    if config.model.schedule != "triangular" or config.get("optimizer"):
+        return
+    for name, none in (("max_steps", 0), ("limit_train_batches", 0)):
+        if config.trainer[name] == none and config.trainer[name] is not None:
+            raise InputError(
+                f"--trainer.{name} {none}: the triangular schedule needs at least one update; give another, or "
+                "--model.schedule decay"
+            )
     endless = config.trainer.max_epochs == -1 and config.trainer.max_steps in (None, -1)
-    if endless and config.model.schedule == "triangular" and not config.get("optimizer"):
+    if endless:
         raise InputError(
             "--trainer.max_epochs -1: the triangular schedule needs the run's end; give a number of epochs, or "
             "--model.schedule decay"
@@ -44,12 +75,11 @@ def check_schedule(config: Any) -> None:
 def check_optimizer(config: Any) -> None:
     """Refuse settings of LitMiniVGG's optimizer where another optimizer replaces it: they would have no effect."""
     if not config.get("optimizer"):
+        if config.get("lr_scheduler"):
+            raise InputError("--lr_scheduler has no effect without --optimizer: give both, or --model.schedule")
         return
-    # What a recipe set was not typed, and may be replaced as a whole.
-    recipes = [recipe_options(name) for name in RECIPES]
     for name in OPTIMIZER_SETTINGS:
-        silent = [HYPERPARAMETER_DEFAULTS[name], *(recipe.get(f"model.{name}") for recipe in recipes)]
-        if config.model[name] not in silent:
+        if config.model[name] not in _silent_values(name):
             raise InputError(
                 f"--model.{name} {config.model[name]} has no effect beside --optimizer: give --optimizer.{name} if "
                 "that optimizer has it, or leave it out"

@@ -93,6 +93,7 @@ class MiniVGGCLI(LightningCLI):
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         checks.check_trainer(config.trainer)
+        checks.check_effects(config.model)
         checks.check_schedule(config)
         checks.check_optimizer(config)
         checks.check_gpus(config.trainer.accelerator, config.trainer.devices)

@@ -94,6 +94,7 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
     """
     expanded: list[str] = []
     resume = None
+    recipes: list[str] = []
     short: dict[str, str] = {}
     rest = iter(argv)
     for word in rest:
@@ -111,13 +112,21 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
         if name == "--resume":
             resume = value
         elif name == "--recipe":
-            # In front of all else, wherever it was typed: a recipe is what the typed options change.
-            expanded.insert(0, f"--config={recipe_path(value)}")
+            recipes.append(value)
         else:
             short[name] = value
             expanded += _dotted(name, value)
     _check_conflicts(argv, short)
-    return expanded, resume
+    _check_recipe(recipes, resume)
+    # In front of all else, wherever it was typed: a recipe is what the typed options change.
+    return [f"--config={recipe_path(name)}" for name in recipes] + expanded, resume
+
+
+def _check_recipe(recipes: Sequence[str], resume: str | None) -> None:
+    if len(recipes) > 1:
+        raise InputError(f"--recipe {' and --recipe '.join(recipes)}: give one")
+    if recipes and resume:
+        raise InputError(f"--recipe {recipes[0]} beside --resume: a run keeps its own recipe; leave --recipe out")
 
 
 def _dotted(name: str, value: str) -> list[str]:

@@ -60,7 +60,7 @@ class ImageDataset(Dataset):
 
     def subset(self, indices: Tensor) -> "ImageDataset":
         """Return a data set of the images at `indices` `(M,)` int64."""
-        return ImageDataset(self.images[indices], self.labels[indices], num_classes=len(self.one_hot))
+        return ImageDataset(self.images[indices], self.labels[indices], len(self.one_hot), self.augmentation)
 
 
 class EpochShuffler(Sampler[int]):

@@ -25,7 +25,7 @@ def glorot(net: nn.Module) -> None:
 
 @torch.no_grad()
 def whiten(first: nn.Conv2d) -> None:
-    """Set the filters of `first` to those that whiten small patches, each followed by its negative where there is room.
+    """Set the filters of `first` to those that whiten small patches, and then to the negatives of these.
 
     Whitened inputs make the first layers learn faster (Tysam's hlb-CIFAR10, and airbench, arXiv:2404.00498, which
     freeze such a layer; here it goes on learning). A ReLU follows, hence the negatives.

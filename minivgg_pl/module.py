@@ -1,7 +1,7 @@
 """LitMiniVGG, the system: loss, metrics, optimizer and schedule around the network."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -67,8 +67,9 @@ class LitMiniVGG(LightningModule):
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
-        batch_norm_images: Training images over which batch norm's statistics are measured anew with dropout off, after
-            each epoch's last update; default: 0, which keeps the running averages taken with dropout on, as Keras.
+        batch_norm_images: How many of an epoch's first images to keep (12 kB each) and to measure batch norm's
+            statistics on, with dropout off, after its last update; default: 0, which keeps the running averages taken
+            with dropout on, as Keras.
 
     Raises:
         ValueError: On a value out of range.
@@ -97,13 +98,14 @@ class LitMiniVGG(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        check_hyperparameters(self.hparams, HYPERPARAMETER_DEFAULTS)
+        check_hyperparameters(self.hparams)
         net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init)
         # channels_last only orders the bytes in memory; state dict and results stay those of the plain layout.
         self.net = net.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(2, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
         self.train_totals = EpochTotals()
         self._first_step = 0
+        self._first_images: list[Tensor] = []
         self.eval_totals = EpochTotals()
         self.class_metrics = _class_metrics(num_classes)
         self.class_report: dict[str, Tensor] = {}
@@ -114,11 +116,13 @@ class LitMiniVGG(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.train_totals.sums = None
+        self._first_images.clear()
         self._first_step = self.trainer.global_step
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean cross-entropy `()`."""
         images, targets = batch
+        self._keep_first_images(images)
         logits = self.net(images)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
         self.train_totals.update(loss, logits, targets)
@@ -135,18 +139,14 @@ class LitMiniVGG(LightningModule):
             self._log_epoch("train", self.train_totals)
 
     def _measure_batch_norm(self) -> None:
-        batches = self._some_training_images(self.hparams.batch_norm_images)
         with self.trainer.precision_plugin.forward_context():
-            measure_statistics(self.net, batches)
+            measure_statistics(self.net, self._first_images)
         average_over_devices(self.net, self)
 
-    def _some_training_images(self, number: int) -> Iterator[Tensor]:
-        """Yield the batches that the epoch began with, until there are `number` images or no more."""
-        for images, _ in self.trainer.train_dataloader:
-            yield images.to(self.device)
-            number -= len(images)
-            if number <= 0:
-                return
+    def _keep_first_images(self, images: Tensor) -> None:
+        """Keep the epoch's first images, as the network gets them, until there are enough for batch norm."""
+        if sum(map(len, self._first_images)) < self.hparams.batch_norm_images:
+            self._first_images.append(images)
 
     def _check_finite(self) -> None:
         first_bad = self.train_totals.first_bad_batch()

@@ -1,5 +1,6 @@
 """MiniVGG, the network alone: a plain `torch.nn.Module` that needs no Lightning."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -107,7 +108,8 @@ class MiniVGG(nn.Module):
             ValueError: On images of another shape, or of an integer type.
         """
         _check_images(images)
-        x = images
+        # A network in half or double precision takes float32 images all the same.
+        x = images.to(self.classifier.weight.dtype)
         if self.mean is not None:
             x = x - self.mean
         if self.std is not None:
@@ -158,5 +160,5 @@ def _check_arguments(
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != IMAGE_CHANNELS:
             raise ValueError(f"{name} has {len(values)} values: give {IMAGE_CHANNELS}, one for each colour channel")
-    if std is not None and min(std) <= 0:
+    if std is not None and not all(0 < value < math.inf for value in std):
         raise ValueError(f"std is {list(std)}: every value must be above 0")

@@ -44,9 +44,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, hparams: Any, num_updates: C
         return LambdaLR(optimizer, lambda step: 1 / (1 + hparams.lr_decay * step))
     total = num_updates()
     if not 0 < total < math.inf:
-        raise ValueError(
-            "schedule triangular needs to know where the run ends: give the Trainer max_epochs or max_steps"
-        )
+        raise ValueError("schedule triangular needs the number of updates: give the Trainer max_steps")
     peak = min(round(hparams.warmup * total), total - 1)
     return LambdaLR(optimizer, lambda step: triangle(step, peak, total))
 
@@ -66,7 +64,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/) replaces a kernel's Nesterov momentum by the
     nearest matrix whose singular values are all about 1. Before each update a kernel is scaled to the norm
-    sqrt(out_channels); followed by batch norm, it computes the same whatever its norm. So `lr` is the size of an
+    sqrt(out_channels); followed by batch norm, its norm hardly matters (not at
+    all while its bias is 0). So `lr` is the size of an
     update relative to the kernel, and needs no weight decay beside it.
 
     `torch.optim.Muon` is not used: it takes no convolution kernels, keeps the norm free, and always iterates in
@@ -98,19 +97,19 @@ class MuonAdamW(torch.optim.Optimizer):
         for kernel in kernels:
             if kernel.ndim < 2:
                 raise ValueError(f"a kernel has shape {tuple(kernel.shape)}: Muon needs two or more dimensions")
-        self._adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=weight_decay, foreach=True)
+        adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=weight_decay, foreach=True)
         muon_group = {"params": kernels, "lr": lr, "momentum": momentum}
-        super().__init__([muon_group, *self._adamw.param_groups], {})
+        super().__init__([muon_group, *adamw.param_groups], {})
         self._share_with_adamw()
 
     def _share_with_adamw(self) -> None:
         """Let AdamW work on this optimizer's own groups and state, so that schedules and checkpoints see one."""
-        self._adamw.param_groups = self.param_groups[1:]
+        self._adamw = torch.optim.AdamW(self.param_groups[1:])
         self._adamw.state = self.state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        super().load_state_dict(state_dict)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # What load_state_dict, copy and pickle end with.
+        super().__setstate__(state)
         self._share_with_adamw()
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:

@@ -10,6 +10,10 @@ from minivgg_pl.errors import InputError
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = ("article", "modern", "speedrun")
+# Which network, on which images: not how.
+WHAT_IS_TRAINED = tuple(f"model.{name}" for name in ("variant", "num_classes", "dense_units")) + tuple(
+    f"data.{name}" for name in ("root", "url", "dataset", "synthetic_size", "val_size", "split_seed")
+)
 
 
 def recipe_path(name: str) -> Path:
@@ -31,8 +35,8 @@ def recipe_options(name: str) -> dict[str, Any]:
 def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
     """Return the recipe that a run's options amount to, or None where they are the user's own mixture.
 
-    Compared is what any recipe sets of the model and the data, and the number of epochs where a recipe has its own:
-    the device and the precision make no other recipe.
+    Compared are the model's and the data's options other than WHAT_IS_TRAINED, and the number of epochs where a recipe
+    has its own: the device, the precision and the trainer's other options make no other recipe.
 
     Args:
         options: The run's dotted options.
@@ -41,7 +45,7 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | 
     if any(name.startswith(("optimizer", "lr_scheduler")) and value is not None for name, value in options.items()):
         return None
     recipes = {name: recipe_options(name) for name in RECIPES}
-    compared = [key for key in set().union(*recipes.values()) if key.startswith(("model.", "data."))]
+    compared = [key for key in defaults if key.startswith(("model.", "data.")) and key not in WHAT_IS_TRAINED]
     # The most particular first: modern in speedrun's number of epochs is speedrun.
     for name in reversed(RECIPES):
         recipe = recipes[name]

@@ -29,6 +29,10 @@ FIXED_OPTIONS = (
 )
 
 
+# What the triangular schedule's length in updates depends on: changed, the rate would be 0 early, or never.
+FIXED_WITH_TRIANGULAR = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
+
+
 @dataclass(frozen=True)
 class ResumePoint:
     """Where a run continues.
@@ -71,11 +75,14 @@ class ResumePoint:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
 
         Raises:
-            InputError: If one of FIXED_OPTIONS is another than before.
+            InputError: If one of FIXED_OPTIONS is another than before, or with a triangular schedule one of
+                FIXED_WITH_TRIANGULAR.
         """
+        triangular = options["model"]["schedule"] == "triangular"
+        fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * triangular
         before, now = dict(flatten(self.options)), dict(flatten(options))
         for name in before.keys() | now.keys():
-            fixed = any(name == option or name.startswith(f"{option}.") for option in FIXED_OPTIONS)
+            fixed = any(name == option or name.startswith(f"{option}.") for option in fixed_options)
             # A bare checkpoint knows nothing of options outside model and data.
             known = self.config is not None or name in before
             if fixed and known and before.get(name) != now.get(name):

@@ -36,6 +36,7 @@ from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, fail
 from minivgg_pl.errors import InputError
 
 CONTENDERS = ("article", "modern", "speedrun", "bare", "tutorial", "keras")
+OURS = ("article", "modern", "speedrun")
 MATRIX_SIZE = 2048
 GROWTH = {
     "batch_size": [["--batch-size", str(size)] for size in (32, 64, 128, 256, 512)],
@@ -88,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, choices=(0, 1), default=0)
     parser.add_argument("--threads", type=int, help="threads of each contender (default: what each chooses)")
     parser.add_argument("--output", type=Path, help="folder for benchmark.csv and benchmark.png (default: none)")
-    parser.add_argument("--grow", action="store_true", help="how our time and memory grow, instead of the race")
+    parser.add_argument("--grow", action="store_true", help="how the first contender's time and memory grow")
     parser.add_argument("--runs", nargs="+", type=Path, help="compare these finished runs of train.py, train nothing")
     parser.add_argument("--option", action="append", default=[], help="one more of ours: --option=--model.lr=0.1")
     parser.add_argument("--role", choices=CONTENDERS, help=argparse.SUPPRESS)
@@ -98,6 +99,12 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     if args.epochs < 0:
         parser.error(f"--epochs {args.epochs}: give 1 or more, or 0 for each contender's own number")
+    if args.dataset == "cifar10" and args.images > 50_000:
+        parser.error(f"--images {args.images}: CIFAR-10 has 50,000 training images; give at most that")
+    if args.grow and (args.contenders or OURS)[0] not in OURS:
+        parser.error(f"--grow {args.contenders[0]}: give one of ours, {', '.join(OURS)}")
+    if args.output and any(p.exists() and not p.is_dir() for p in (args.output, *args.output.parents)):
+        parser.error(f"--output {args.output}: a file is in the way; give a folder")
     if args.grow and args.dataset == "cifar10":
         parser.error("--grow draws its own pictures: leave --dataset out")
     if args.dataset == "cifar10" and args.root is None:
@@ -105,6 +112,11 @@ def parse_arguments() -> argparse.Namespace:
     has_keras = importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras")
     if args.contenders and "keras" in args.contenders and not has_keras:
         parser.error("keras needs packages that are not installed: pip install tensorflow-cpu keras")
+    if args.gpus and not args.role:
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("--gpus 1: this machine has no GPU that torch can use; --gpus 0 is the CPU")
     args.contenders = args.contenders or [n for n in CONTENDERS if n != "speedrun" and (n != "keras" or has_keras)]
     return args
 

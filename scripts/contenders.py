@@ -95,10 +95,10 @@ def load_arrays(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]
 
 def run_ours(args: argparse.Namespace, recipe: str) -> Race:
     """Train through what `scripts/train.py` builds, run folder included."""
+    import torch
     from lightning.pytorch.callbacks import LambdaCallback
 
     from minivgg_pl.cli import MiniVGGCLI
-    from minivgg_pl.data import CIFAR10_TRAIN_SIZE
     from minivgg_pl.recipe import recipe_path
 
     options = [f"--config={recipe_path(recipe)}", f"--model.variant={args.variant}", "--native_bf16=true"]
@@ -113,8 +113,8 @@ def run_ours(args: argparse.Namespace, recipe: str) -> Race:
         epochs = [f"--trainer.max_epochs={args.epochs}"] if args.epochs else []
         for length in ([f"--trainer.fast_dev_run={WARM_UP_BATCHES}"], epochs):
             cli = MiniVGGCLI([*options, *length])
-            if args.dataset == "cifar10" and args.images < CIFAR10_TRAIN_SIZE and not cli.trainer.fast_dev_run:
-                cli.trainer.limit_train_batches = max(1, args.images // cli.datamodule.batch_size)
+            cli.datamodule.setup("fit")
+            cli.datamodule.train_set = cli.datamodule.train_set.subset(torch.arange(args.images))
             first = LambdaCallback(
                 on_train_epoch_start=lambda *_: watch.epoch_starts(),
                 on_validation_start=lambda *_: watch.batches_done(),

@@ -1,5 +1,6 @@
 """Muon, its schedule and its state."""
 
+import copy
 import math
 
 import pytest
@@ -128,5 +129,18 @@ def test_a_triangle_of_very_few_updates_still_trains(total):
 @pytest.mark.parametrize("total", [math.inf, -1, 0])
 def test_a_triangle_needs_an_end(total):
     module = LitMiniVGG(schedule="triangular")
-    with pytest.raises(ValueError, match="give the Trainer max_epochs or max_steps"):
+    with pytest.raises(ValueError, match="give the Trainer max_steps"):
         make_schedule(make_optimizer(module.net, module.hparams), module.hparams, lambda: total)
+
+
+def test_a_copy_works_on_its_own_state():
+    layer = conv()
+    optimizer = MuonAdamW([layer.weight], [layer.bias])
+    optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    bias, its_bias = layer.bias.detach().clone(), twin.param_groups[1]["params"][0]
+    its_bias.grad = layer.bias.grad.clone()
+    twin.step()
+    assert torch.equal(layer.bias, bias)
+    assert not torch.equal(its_bias, bias)
+    assert twin.state[its_bias]["step"] == 2

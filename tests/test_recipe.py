@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from minivgg_pl.checks import check_effects
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import expand_short_names
 from minivgg_pl.module import LitMiniVGG
@@ -83,6 +84,31 @@ def test_typed_options_win_over_the_recipe_wherever_they_stand():
 
 def test_epochs_device_and_precision_make_no_other_recipe():
     assert parse("--recipe=modern", "--epochs=3", "--gpus=0", "--trainer.precision=32-true").recipe() == "modern"
+
+
+def test_the_articles_optimizer_can_replace_the_recipes():
+    cli = parse("--recipe=modern", "--model.optimizer=sgd", "--model.lr=0.01")
+    check_effects(cli.config.model)
+    assert cli.recipe() is None
+
+
+@pytest.mark.parametrize("option", ["--model.nesterov=false", "--model.lr_decay=0"])
+def test_an_option_that_no_recipe_names_makes_no_recipe(option):
+    assert parse(option).recipe() is None
+
+
+def test_a_triangular_run_keeps_its_number_of_updates(modern_run, tmp_path):
+    process = run_train("--resume", modern_run[0], "--epochs=5", "--data.batch_size=50", cwd=tmp_path, check=False)
+    assert process.returncode == 2
+    assert "data.batch_size was 40 and cannot become 50" in process.stderr
+
+
+def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_options, tmp_path):
+    run_train(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.overfit_batches=1", cwd=tmp_path)
+
+
+def test_half_precision_measures_batch_norm_too(synthetic_options, tmp_path):
+    run_train(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.precision=bf16-true", cwd=tmp_path)
 
 
 def test_another_optimizer_makes_no_recipe(synthetic_options):

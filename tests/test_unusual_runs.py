@@ -46,3 +46,10 @@ def test_stopping_in_the_middle_of_an_epoch_reports_what_was_trained(rows_of):
     assert [row["step"] for row in rows] == ["4", "6"]
     assert all(math.isfinite(float(row["train_loss"])) for row in rows)
     assert all(float(row["images_per_second"]) > 0 for row in rows)
+
+
+def test_an_epoch_stopped_by_a_validation_does_not_repeat_the_training_values_of_the_one_before(rows_of):
+    stopping = "--trainer.callbacks=EarlyStopping --trainer.callbacks.monitor=val_loss --trainer.callbacks.patience=1"
+    rows = rows_of(*stopping.split(), "--trainer.callbacks.mode=max", "--trainer.val_check_interval=0.25")
+    values = [row["train_loss"] for row in rows if not math.isnan(float(row["train_loss"]))]
+    assert len(values) == len(set(values))
