@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmark_report import compare_runs, draw, print_table, write_csv
-from contenders import Race, data_options, run_bare, run_ours
+from contenders import Race, run_bare, run_ours, store_arrays
 
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, fail
@@ -66,12 +66,13 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         try:
-            prepare(args, folder)
+            args.arrays, args.root = folder, args.root or folder
+            store_arrays(args, folder)
             return grow(args) if args.grow else compare(args)
         except InputError as error:
             return fail(str(error), EXIT_BAD_INPUT)
         except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines() or ["no message"]
+            lines = error.stderr.strip().splitlines() or [f"it ended with code {error.returncode}"]
             return fail(f"a contender failed: {lines[-1].removeprefix('error: ')}", EXIT_FAILED)
 
 
@@ -92,6 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--grow", action="store_true", help="how the first contender's time and memory grow")
     parser.add_argument("--runs", nargs="+", type=Path, help="compare these finished runs of train.py, train nothing")
     parser.add_argument("--option", action="append", default=[], help="one more of ours: --option=--model.lr=0.1")
+    parser.add_argument("--arrays", help=argparse.SUPPRESS)
     parser.add_argument("--role", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     for name in ("rounds", "images", "batch_size", "threads"):
@@ -121,14 +123,6 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def prepare(args: argparse.Namespace, folder: str) -> None:
-    """Make sure of the data, once and before the races."""
-    from minivgg_pl.data import CIFAR10DataModule
-
-    args.root = args.root or folder
-    CIFAR10DataModule(**data_options(args)).prepare_data()
-
-
 def play(args: argparse.Namespace) -> int:
     """Run one race in this process and print its Race as JSON."""
     if args.role == "keras":
@@ -155,7 +149,8 @@ def run_race(args: argparse.Namespace, contender: str, extra: list[str] | None =
     env = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     if not args.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, __file__, *sys.argv[1:], "--role", contender, "--root", args.root, *(extra or [])]
+    command = [sys.executable, __file__, *sys.argv[1:], "--role", contender, "--root", args.root]
+    command += ["--arrays", args.arrays, *(extra or [])]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     race = Race(**json.loads(done.stdout.splitlines()[-1]))
     print(f"{contender}: {race.seconds[-1]:.1f} s, accuracy {race.val_acc[-1]:.4f}", file=sys.stderr, flush=True)

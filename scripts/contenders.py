@@ -80,16 +80,26 @@ def data_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def load_arrays(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return `(images (N, 32, 32, 3) uint8, labels (N,) int64)`, for training and for validation."""
+def store_arrays(args: argparse.Namespace, folder: str) -> None:
+    """Make sure of the data, and keep them as plain arrays for contenders that cannot live beside torch."""
     from minivgg_pl.data import CIFAR10DataModule
 
     data = CIFAR10DataModule(**data_options(args))
+    data.prepare_data()
     data.setup("fit")
-    sizes = (args.images, len(data.val_set))
+    for name, part, size in (("train", data.train_set, args.images), ("val", data.val_set, None)):
+        np.save(f"{folder}/{name}_images.npy", part.images[:size].numpy())
+        np.save(f"{folder}/{name}_labels.npy", part.labels[:size].numpy())
+
+
+def load_arrays(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return `(images (N, 32, 32, 3) uint8, labels (N,) int64)`, for training and for validation, without torch.
+
+    TensorFlow and torch in one process end in a segmentation fault.
+    """
     return [
-        (part.images[:size].numpy(), part.labels[:size].numpy())
-        for part, size in zip((data.train_set, data.val_set), sizes, strict=True)
+        (np.load(f"{args.arrays}/{name}_images.npy"), np.load(f"{args.arrays}/{name}_labels.npy"))
+        for name in ("train", "val")
     ]
 
 
