@@ -64,6 +64,13 @@ def test_measuring_leaves_the_training_as_it_was(fit):
     assert not torch.equal(with_it.net.dense_bn.running_var, without.net.dense_bn.running_var)
 
 
+def test_half_precision_measures_too(synthetic_root, tmp_path):
+    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE, batch_size=100)
+    module = LitMiniVGG(batch_norm_images=100)
+    trainer(tmp_path, precision="bf16-true", limit_train_batches=1, limit_val_batches=0).fit(module, datamodule=data)
+    assert module.net.block1.bn1.num_batches_tracked == 1
+
+
 def test_a_negative_number_is_refused():
     with pytest.raises(ValueError, match="batch_norm_images is -1: give 0"):
         LitMiniVGG(batch_norm_images=-1)

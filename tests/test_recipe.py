@@ -107,10 +107,6 @@ def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_opti
     run_train(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.overfit_batches=1", cwd=tmp_path)
 
 
-def test_half_precision_measures_batch_norm_too(synthetic_options, tmp_path):
-    run_train(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.precision=bf16-true", cwd=tmp_path)
-
-
 def test_another_optimizer_makes_no_recipe(synthetic_options):
     assert parse("--optimizer=AdamW").recipe() is None
 
@@ -153,6 +149,7 @@ def test_a_killed_modern_run_goes_on_bit_for_bit(modern_run, synthetic_options, 
         assert_same_tensors(resumed["optimizer_states"][0]["state"][number], state)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_keeps_its_names(synthetic_options, tmp_path):
     run_train(*synthetic_options, "--compile", "--epochs=1", cwd=tmp_path)
     run = tmp_path / "runs" / "classic-synthetic" / "1"
