@@ -1,7 +1,9 @@
 """The command's front door: help, short names and one-line errors. Imports torch only once it is needed."""
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.errors import InputError
@@ -47,22 +49,39 @@ examples:
 """
 
 
+class OneLineArgumentParser(argparse.ArgumentParser):
+    """Reports bad input in one line, without the usage text above it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the one line and exit with code 2."""
+        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Return the exit code of `command()`; bad input and Ctrl-C become one line each."""
+    try:
+        return command()
+    except InputError as error:
+        return fail(str(error), EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        return fail("interrupted", EXIT_INTERRUPTED)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `scripts/train.py` with `argv` (default: the process's own) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if "-h" in argv or "--help" in argv:
         print(help_text(), end="")
         return 0
-    try:
-        argv, resume = expand_short_names(argv)
-        # Late: torch and Lightning take seconds to import, and the help text and most errors need neither.
-        from minivgg_pl.train import train
+    return guarded(lambda: _train(argv))
 
-        return train(argv, resume)
-    except InputError as error:
-        return fail(str(error), EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        return fail("interrupted", EXIT_INTERRUPTED)
+
+def _train(argv: Sequence[str]) -> int:
+    argv, resume = expand_short_names(argv)
+    # Late: torch and Lightning take seconds to import, and the help text and most errors need neither.
+    from minivgg_pl.train import train
+
+    return train(argv, resume)
 
 
 def fail(message: str, code: int) -> int:

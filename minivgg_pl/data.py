@@ -154,8 +154,8 @@ class CIFAR10DataModule(LightningDataModule):
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: the seed of the epochs' orders."""
-        return {"shuffle_seed": self.shuffle_seed}
+        """Return what a checkpoint keeps: the seed of the epochs' orders, and the classes' names."""
+        return {"shuffle_seed": self.shuffle_seed, "class_names": self.class_names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

@@ -40,9 +40,10 @@ def ends_epoch(trainer: Trainer) -> bool:
 class LitMiniVGG(LightningModule):
     """A mini VGG and how it is trained: by default as in the article, SGD and a rate that falls every batch.
 
-    Batches are `(images, targets)`: images `(N, 3, 32, 32)` float in [0, 1], targets `(N, num_classes)` float class
-    probabilities, one-hot in CIFAR10DataModule. Logs train_loss, train_acc, val_loss, val_acc, test_loss and test_acc
-    once an epoch; the train columns are averages over the epoch with dropout on, as Keras prints them.
+    Batches are `(images, targets)`: images `(N, C, H, W)` float in [0, 1], 3x32x32 by default, targets
+    `(N, num_classes)` float class probabilities, one-hot in this package's data modules. Logs train_loss, train_acc,
+    val_loss, val_acc, test_loss and test_acc once an epoch; the train columns are averages over the epoch with dropout
+    on, as Keras prints them.
 
     Args:
         variant: Which of the article's two networks: `classic` or `wide`.
@@ -95,14 +96,16 @@ class LitMiniVGG(LightningModule):
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         init: Literal["glorot", "whitened"] = "glorot",
         batch_norm_images: int = 0,
+        image_size: int = IMAGE_SIZE,
+        in_channels: int = IMAGE_CHANNELS,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         check_hyperparameters(self.hparams)
-        net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init)
+        net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
         # channels_last only orders the bytes in memory; state dict and results stay those of the plain layout.
         self.net = net.to(memory_format=torch.channels_last)
-        self.example_input_array = torch.zeros(2, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+        self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_totals = EpochTotals()
         self._first_step = 0
         self._first_images: list[Tensor] = []
@@ -111,7 +114,7 @@ class LitMiniVGG(LightningModule):
         self.class_report: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits `(N, num_classes)` for images `(N, 3, 32, 32)` in [0, 1]."""
+        """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1]."""
         return self.net(images)
 
     def on_train_epoch_start(self) -> None:

@@ -1,21 +1,17 @@
-"""Numbers in, picture out: learning curves and confusion matrices.
+"""Numbers in, picture out: learning curves, confusion matrices, races."""
 
-Drawn with matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
-"""
-
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike
+
+from minivgg_pl.figures import TITLE_SIZE, new_figure, save_figure
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -41,8 +37,6 @@ COLOUR_GAMMA = 0.5
 WHITE_TEXT_ABOVE = 0.51
 # Above this many classes the counts would be too small to read: colours only.
 MAX_COUNTED_CLASSES = 20
-# Twice the width of a README column, so that text stays crisp on a high-density screen.
-DPI = 240
 
 
 def draw_curves(
@@ -63,7 +57,7 @@ def draw_curves(
     """
     if not rows:
         raise ValueError("rows is empty: give at least one epoch to draw")
-    _save(_curves_figure(rows, title, reference or [], val_label), Path(path))
+    save_figure(_curves_figure(rows, title, reference or [], val_label), Path(path))
 
 
 def draw_confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], path: str | Path, title: str) -> None:
@@ -87,7 +81,7 @@ def draw_confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], path: s
             f"matrix has shape {counts.shape} but class_names has {len(class_names)} names: "
             "give one row and one column for each name"
         )
-    _save(_confusion_figure(counts, class_names, title), Path(path))
+    save_figure(_confusion_figure(counts, class_names, title), Path(path))
 
 
 def draw_accuracy_against_time(
@@ -110,7 +104,7 @@ def draw_accuracy_against_time(
     """
     if not curves:
         raise ValueError("curves is empty: give at least one contender to draw")
-    _save(_race_figure(curves, title, target), Path(path))
+    save_figure(_race_figure(curves, title, target), Path(path))
 
 
 def _curves_figure(rows: Rows, title: str, reference: Rows, val_label: str) -> Figure:
@@ -215,21 +209,9 @@ def _confusion_figure(counts: np.ndarray, class_names: Sequence[str], title: str
 
 
 def _new_figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=12, pad=10)
+    axes.set_title(title, fontsize=TITLE_SIZE, pad=10)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _save(figure: Figure, path: Path) -> None:
-    # Written beside its target and renamed, so that a killed run leaves the old picture or the new one, never half.
-    # The name is unique, because two threads may write the same picture.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:] or "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,15 +1,14 @@
 """Where a run continues: the run folder or checkpoint that `--resume` names, and what may change on the way."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from minivgg_pl import runs
+from minivgg_pl.checkpoints import read_checkpoint, run_folder_of
 from minivgg_pl.errors import InputError
 from minivgg_pl.recipe import flatten
 
@@ -103,8 +102,8 @@ def find_resume_point(path: Path) -> ResumePoint:
     checkpoint = path / runs.LAST_CHECKPOINT if path.is_dir() else path
     if not checkpoint.is_file():
         raise InputError(f"--resume {path}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
-    content = _load_checkpoint(checkpoint)
-    source = _run_folder_of(checkpoint)
+    content = _read_training_checkpoint(checkpoint)
+    source = run_folder_of(checkpoint)
     config = runs.newest_config(source) if source else None
     is_last = config is not None and checkpoint.name == runs.LAST_CHECKPOINT.name
     return ResumePoint(
@@ -117,25 +116,10 @@ def find_resume_point(path: Path) -> ResumePoint:
     )
 
 
-def _run_folder_of(checkpoint: Path) -> Path | None:
-    # Resolved, since the path may have been typed from inside the run folder.
-    folder = checkpoint.resolve().parent
-    if folder.name != runs.LAST_CHECKPOINT.parent.name:
-        return None
-    return folder.parent if checkpoint.is_absolute() else Path(os.path.relpath(folder.parent))
-
-
-def _load_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises for a damaged file is not one type
-        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-        raise InputError(f"--resume {path}: not a readable checkpoint, or a damaged one ({reason})") from error
-    needed = ("state_dict", "optimizer_states", "loops", "hyper_parameters")
-    if not isinstance(content, dict) or any(key not in content for key in needed):
-        raise InputError(f"--resume {path}: not a training checkpoint that Lightning wrote for this project")
-    if not {"variant", "num_classes", "lr_decay"} <= content["hyper_parameters"].keys():
-        raise InputError(f"--resume {path}: a checkpoint of another model, not of LitMiniVGG")
+def _read_training_checkpoint(path: Path) -> dict[str, Any]:
+    content = read_checkpoint(path)
+    if any(key not in content for key in ("optimizer_states", "loops")):
+        raise InputError(f"{path}: it holds weights alone, and nothing that a training could go on from")
     return content
 
 

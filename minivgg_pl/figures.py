@@ -1,0 +1,34 @@
+"""A figure made and saved: what every picture of this project shares.
+
+Matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Twice the width of a README column, so that text stays crisp on a high-density screen.
+DPI = 240
+TITLE_SIZE = 12
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of `width` x `height` inches whose parts find their own places."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure to `path`, whose suffix names the format."""
+    # Written beside its target and renamed, so that a killed run leaves the old picture or the new one, never half.
+    # The name is unique, because two threads may write the same picture.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        figure.savefig(temporary, format=path.suffix[1:] or "png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+"""Trained weights: what this project wrote, read back without running anything in it; and weights files written."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from minivgg_pl import __version__, pretrained, runs
+from minivgg_pl.checkpoints import read_checkpoint, run_folder_of
+from minivgg_pl.errors import InputError
+from minivgg_pl.network import MiniVGG
+from minivgg_pl.outputs import write_whole
+from minivgg_pl.pretrained import FOLDER, SHA256
+
+FORMAT = "minivgg_pl"
+# What a weights file says of the run it comes from, where the run said it.
+FACTS = ("dataset", "recipe", "seed", "epochs", "test_accuracy", "test_images")
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained network and what is known of it.
+
+    Attributes:
+        net: In evaluation mode, on the CPU, in float32.
+        class_names: The name of each logit's class, in order.
+        facts: Of FACTS what is known: data set, recipe, seed, epochs, and accuracy in [0, 1] on the test set.
+        source: What it was read from, as typed.
+    """
+
+    net: MiniVGG
+    class_names: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+def load_trained(source: str | Path) -> TrainedNetwork:
+    """Read a trained network. Nothing is unpickled but plain tensors and numbers (torch's `weights_only`).
+
+    Args:
+        source: `"classic"` or `"wide"` for the weights that come with this package, a run folder (its last epoch), a
+            `.ckpt` of this project or a `.safetensors` file that this project wrote.
+
+    Raises:
+        InputError: If there is nothing of that kind at `source`, or it is damaged.
+    """
+    path = Path(source)
+    if str(source) in SHA256 and not path.exists():
+        return _read_pretrained(str(source))
+    if path.is_dir():
+        checkpoint = path / runs.LAST_CHECKPOINT
+        if not checkpoint.is_file():
+            raise InputError(f"{path}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
+        return _read_checkpoint(checkpoint, source=str(source))
+    if not path.is_file():
+        raise InputError(
+            f"{path}: there is no such file or folder; give {', '.join(SHA256)}, a run folder, a .ckpt or a "
+            ".safetensors file"
+        )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, source=str(source))
+    if path.suffix == ".ckpt":
+        return _read_checkpoint(path, source=str(source))
+    raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file")
+
+
+def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
+    """Return the content of a `.safetensors` file that `load_trained` reads.
+
+    Args:
+        trained: The network and what is known of it.
+        half: Whether to keep kernels as float16, which halves the file.
+    """
+    tensors = {name: _stored(tensor, half) for name, tensor in trained.net.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "package_version": __version__,
+        "network": json.dumps(trained.net.options),
+        "variant": trained.net.options["variant"],
+        "class_names": json.dumps(trained.class_names),
+        "normalization": json.dumps({name: trained.net.options[name] for name in ("mean", "std")}),
+        **{name: json.dumps(value) for name, value in trained.facts.items() if value is not None},
+    }
+    return save(tensors, metadata)
+
+
+def ship(trained: TrainedNetwork) -> Path:
+    """Make `trained` the weights that come with the package, in half precision, and note their checksum.
+
+    Returns:
+        The file, named after the network's variant.
+    """
+    variant = trained.net.options["variant"]
+    path, content = FOLDER / f"{variant}.safetensors", weights_bytes(trained, half=True)
+    write_whole(path, content)
+    checksums = SHA256 | {variant: hashlib.sha256(content).hexdigest()}
+    lines = "".join(f'    "{name}": "{checksums[name]}",\n' for name in sorted(checksums))
+    source = Path(pretrained.__file__)
+    head, _, _ = source.read_text().partition("SHA256 = {")
+    write_whole(source, f"{head}SHA256 = {{\n{lines}}}\n")
+    return path
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    is_kernel = tensor.ndim >= 2 and tensor.shape[0] > 1
+    # Safetensors knows no memory order but the plain one.
+    return tensor.detach().to(torch.float16 if half and is_kernel else tensor.dtype).contiguous()
+
+
+def _read_pretrained(name: str) -> TrainedNetwork:
+    path = FOLDER / f"{name}.safetensors"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[name]:
+        raise InputError(f"{path} is damaged (its SHA-256 is not the one in the code): install the package again")
+    return _read_safetensors(path, source=name)
+
+
+def _read_safetensors(path: Path, source: str) -> TrainedNetwork:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable .safetensors file, or a damaged one ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: it lacks the metadata that this project writes, so its network is not known")
+    try:
+        options, class_names = json.loads(metadata["network"]), json.loads(metadata["class_names"])
+        facts = {name: json.loads(metadata[name]) for name in FACTS if name in metadata}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: its metadata are damaged ({error})") from error
+    return TrainedNetwork(_build(path, options, tensors), _check_names(path, class_names, options), facts, source)
+
+
+def _read_checkpoint(path: Path, source: str) -> TrainedNetwork:
+    content = read_checkpoint(path)
+    hyperparameters, state_dict = content["hyper_parameters"], content["state_dict"]
+    options = {name: hyperparameters[name] for name in MiniVGG().options if name in hyperparameters}
+    tensors = {name.removeprefix("net."): value for name, value in state_dict.items() if name.startswith("net.")}
+    net = _build(path, options, tensors)
+    state = next((value for value in content.values() if isinstance(value, dict) and "class_names" in value), {})
+    # A data module of the user's own need not name its classes.
+    class_names = state.get("class_names") or [str(number) for number in range(net.options["num_classes"])]
+    facts = _run_facts(path, content)
+    return TrainedNetwork(net, _check_names(path, class_names, net.options), facts, source)
+
+
+def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MiniVGG:
+    try:
+        net = MiniVGG(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: it describes a network that cannot be ({error})") from error
+    expected = net.state_dict()
+    for name in expected.keys() | tensors.keys():
+        if name not in tensors or name not in expected:
+            raise InputError(f"{path}: its weights and its description part: {name} stands in only one of them")
+        if tensors[name].shape != expected[name].shape:
+            raise InputError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, where the network that it describes has "
+                f"{tuple(expected[name].shape)}"
+            )
+    net.load_state_dict(tensors)
+    return net.eval()
+
+
+def _check_names(path: Path, class_names: Any, options: Mapping[str, Any]) -> list[str]:
+    if not isinstance(class_names, Sequence) or len(class_names) != options["num_classes"]:
+        raise InputError(f"{path}: it names {len(class_names)} classes for {options['num_classes']} logits")
+    return list(class_names)
+
+
+def _run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the checkpoint's run says of it: the test's result only if it is the tested epoch's."""
+    folder = run_folder_of(path)
+    summary = runs.read_summary(folder) if folder else None
+    facts = {"dataset": content.get("datamodule_hyper_parameters", {}).get("dataset")}
+    if summary:
+        facts |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
+        if summary["epochs"] == content["epoch"] + 1:
+            facts |= {"epochs": summary["epochs"], "test_accuracy": summary["test_acc"]}
+            facts["test_images"] = summary["test_images"]
+    return {name: value for name, value in facts.items() if value is not None}
