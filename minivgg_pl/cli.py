@@ -1,7 +1,10 @@
 """The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
 
+import inspect
 import logging
+import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -15,13 +18,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl import callbacks, checks, runs
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
-from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.errors import InputError
+from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.precision import choose_precision
-from minivgg_pl.recipe import flatten, recipe_of
+from minivgg_pl.recipe import dotted_options, recipe_of
 from minivgg_pl.resume import ResumePoint
 
+DEFAULT_DATA = "minivgg_pl.CIFAR10DataModule"
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
     "devices": 1,
@@ -37,7 +41,16 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the one line and exit with code 2."""
+        # About a class with options, jsonargparse lists every type that the value is not; the reason is enough.
+        about_class = re.search(r"given class_path '(.+?)':\n(.+?)(\n\s*- Expected a |\Z)", message, re.DOTALL)
+        if about_class:
+            message = f"--{_option(message)} {about_class[1]}: {about_class[2]}"
         sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
+
+
+def _option(message: str) -> str:
+    named = re.search(r'Parser key "(.+?)"', message)
+    return named[1] if named else "data"
 
 
 class MiniVGGCLI(LightningCLI):
@@ -54,7 +67,8 @@ class MiniVGGCLI(LightningCLI):
         self.lacks_bf16 = False
         super().__init__(
             LitMiniVGG,
-            CIFAR10DataModule,
+            ImageDataModule,
+            subclass_mode_data=True,
             save_config_callback=callbacks.SaveRunConfig,
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
@@ -72,6 +86,7 @@ class MiniVGGCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
+        parser.set_defaults({"data": {"class_path": DEFAULT_DATA}})
         parser.add_argument(
             "--curves.reference",
             type=Literal["article"] | None,
@@ -90,6 +105,9 @@ class MiniVGGCLI(LightningCLI):
         """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
         config = self.config
         checks.check_model(config.model)
+        # One to ask what the data are; LightningCLI makes its own later.
+        data = _data_class(config.data)(**config.data.init_args.as_dict())
+        checks.fit_model_to_data(config.model, data)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         checks.check_trainer(config.trainer)
@@ -103,13 +121,12 @@ class MiniVGGCLI(LightningCLI):
         if self.resume:
             self.resume.check_unchanged(yaml.safe_load(self.parser.dump(config, skip_none=False)))
         base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
-        synthetic = config.data.dataset == "synthetic"
-        name = config.model.variant + ("-synthetic" if synthetic else "")
-        title = f"mini VGG {config.model.variant} on " + ("synthetic data, not CIFAR-10" if synthetic else "CIFAR-10")
+        name = config.model.variant + data.run_suffix
+        title = f"mini VGG {config.model.variant} on {data.title}"
         runs.check_base(base / name)
         self.recorder = callbacks.RunRecorder(base, name, title, self.resume)
         self.save_config_kwargs = {"recorder": self.recorder}
-        self.trainer_defaults["callbacks"] = self._callbacks(config)
+        self.trainer_defaults["callbacks"] = self._callbacks(config, data)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, then make sure of the data: what is wrong with either is said before a run starts."""
@@ -123,25 +140,34 @@ class MiniVGGCLI(LightningCLI):
             raise InputError(f"--trainer: {error}") from error
         finally:
             logger.setLevel(level)
+        if self.config.model.init_from and not self.resume:
+            self.model.load_initial_weights()
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
 
     def recipe(self) -> str | None:
         """Return the recipe that the options amount to, or None for a mixture of the user's own."""
-        options, defaults = (self.parser.dump(c, skip_none=False) for c in (self.config, self.parser.get_defaults()))
-        return recipe_of(*(dict(flatten(yaml.safe_load(text))) for text in (options, defaults)))
+        return recipe_of(self._dotted(self.config), self.default_options())
 
-    def _callbacks(self, config: Any) -> list[Callback]:
+    def default_options(self) -> dict[str, Any]:
+        """Return every option's default by its dotted name, the data's those of the data module in use."""
+        parameters = inspect.signature(_data_class(self.config.data)).parameters.values()
+        data = {f"data.{parameter.name}": parameter.default for parameter in parameters}
+        return self._dotted(self.parser.get_defaults()) | data
+
+    def _dotted(self, config: Any) -> dict[str, Any]:
+        return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False)))
+
+    def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
         if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:
             return chosen
-        val_label = "validation (test set)" if config.data.val_size == 0 else "validation (held out)"
         chosen += [
             self.recorder,
             callbacks.EpochLines(self.recorder),
-            callbacks.CurvePlot(self.recorder, config.model.variant, config.curves.reference, val_label),
+            callbacks.CurvePlot(self.recorder, config.model.variant, config.curves.reference, data.val_label),
             callbacks.TestReport(self.recorder),
         ]
         if config.trainer.enable_checkpointing is not False:
@@ -149,6 +175,13 @@ class MiniVGGCLI(LightningCLI):
             chosen.append(callbacks.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
             chosen.append(callbacks.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
         return chosen
+
+
+def _data_class(config: Any) -> type[ImageDataModule]:
+    if config is None:
+        raise InputError(f"--data null: give a data module, such as {DEFAULT_DATA}, or leave it out")
+    module, _, name = config.class_path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _shows_bar(config: Any) -> bool:

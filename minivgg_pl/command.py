@@ -19,7 +19,7 @@ HELP = """\
 usage: train.py [--variant {classic,wide}] [--recipe NAME] [--gpus N] [--epochs N] [--resume RUN] [--compile]
                 [--data.* ...] [--model.* ...] [--trainer.* ...] [--config FILE.yaml]
 
-Trains a mini VGG on CIFAR-10, tests the last epoch's network, and leaves a run folder: config.yaml, metrics.csv (a
+Trains a mini VGG on CIFAR-10 or on your own pictures, tests the last epoch's network, and leaves a run folder: config.yaml, metrics.csv (a
 row an epoch), curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
 
   --variant NAME       {variants} (default: classic)
@@ -27,12 +27,16 @@ row an epoch), curves.png, checkpoints/, report.csv, confusion_matrix.png, summa
   --gpus N             number of GPUs; 0 is the CPU (default: one GPU if there is one, else the CPU)
   --epochs N           passes over the training images (default: {epochs})
   --resume RUN         continue a run: its folder, or a .ckpt file; the trainer's options may change, such as --epochs
+  --data MODULE        minivgg_pl.ImageFolderDataModule: your own pictures in --data.root DIR, a folder for each class;
+                       minivgg_pl.TorchvisionDataModule with --data.dataset CIFAR100, FashionMNIST, MNIST or SVHN
   --data.root DIR      folder with the data, or where they are downloaded to, 170 MB (default: data)
   --data.dataset NAME  cifar10, or synthetic: ten drawn shapes, no download (default: cifar10)
   --data.url URL       a mirror of cifar-10-python.tar.gz; any is safe, the MD5 is checked
   --data.batch_size N  images a batch (default: 64)
   --data.val_size N    training images held out for validation; 0 validates on the test set (default: 0)
   --model.lr RATE      learning rate of the first batch (default: 0.01)
+  --model.init_from WEIGHTS  start from trained weights: classic, wide, a run folder, .ckpt, .safetensors, or Keras'
+                       .weights.h5 of the article's model (default: start anew)
   --model.dense_units N  hidden dense units (default: 512 and 256; 300 is the article's listing of wide)
   --compile            torch.compile the network first (a minute); pays off in long runs, if at all on your machine
   --seed_everything N  seed of weights, order and dropout (default: 0)

@@ -22,6 +22,7 @@ from minivgg_pl.hyperparameters import check_hyperparameters
 from minivgg_pl.network import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.optim import make_optimizer, make_schedule
 from minivgg_pl.totals import EpochTotals
+from minivgg_pl.weights import load_initial_weights
 
 # On a GPU, reading the loss waits for it: look for NaN only this often (batches).
 FINITE_CHECK_INTERVAL = 50
@@ -98,6 +99,7 @@ class LitMiniVGG(LightningModule):
         batch_norm_images: int = 0,
         image_size: int = IMAGE_SIZE,
         in_channels: int = IMAGE_CHANNELS,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -108,6 +110,7 @@ class LitMiniVGG(LightningModule):
         self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_totals = EpochTotals()
         self._first_step = 0
+        self._has_initial_weights = False
         self._first_images: list[Tensor] = []
         self.eval_totals = EpochTotals()
         self.class_metrics = _class_metrics(num_classes)
@@ -116,6 +119,20 @@ class LitMiniVGG(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1]."""
         return self.net(images)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.hparams.init_from and not self.trainer.ckpt_path:
+            self.load_initial_weights()
+
+    def load_initial_weights(self) -> None:
+        """Load the weights that `init_from` names, once.
+
+        Raises:
+            InputError: If they cannot be read, or are of another network.
+        """
+        if not self._has_initial_weights:
+            load_initial_weights(self.net, self.hparams.init_from)
+            self._has_initial_weights = True
 
     def on_train_epoch_start(self) -> None:
         self.train_totals.sums = None

@@ -10,7 +10,7 @@ import yaml
 from minivgg_pl import runs
 from minivgg_pl.checkpoints import read_checkpoint, run_folder_of
 from minivgg_pl.errors import InputError
-from minivgg_pl.recipe import flatten
+from minivgg_pl.recipe import dotted_options
 
 # What the checkpoint's state or the numbers so far depend on. Changed, it would be recorded and have no effect (the
 # optimizer's state brings its own learning rate), or training images would become validation images.
@@ -19,7 +19,10 @@ FIXED_OPTIONS = (
     "optimizer",
     "lr_scheduler",
     "seed_everything",
+    "data.class_path",
     "data.dataset",
+    "data.image_size",
+    "data.in_channels",
     "data.val_size",
     "data.split_seed",
     "data.synthetic_size",
@@ -62,7 +65,10 @@ class ResumePoint:
         """Return the command-line arguments that stand for the options so far; those typed come after them."""
         if self.config is not None:
             return [f"--config={self.config}"]
-        return [f"--{name}={_as_typed(value)}" for name, value in flatten(self.options) if value not in (None, {})]
+        known = {name: value for name, value in dotted_options(self.options).items() if value not in (None, {})}
+        # The class first: it decides which options there are.
+        data = [f"--data={known.pop('data.class_path')}"] if "data.class_path" in known else []
+        return data + [f"--{name}={_as_typed(value)}" for name, value in known.items()]
 
     def is_finished(self, max_epochs: int | None) -> bool:
         """Tell a finished run from one that was killed between its last epoch and the end of its test."""
@@ -79,7 +85,7 @@ class ResumePoint:
         """
         triangular = options["model"]["schedule"] == "triangular"
         fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * triangular
-        before, now = dict(flatten(self.options)), dict(flatten(options))
+        before, now = dotted_options(self.options), dotted_options(options)
         for name in before.keys() | now.keys():
             fixed = any(name == option or name.startswith(f"{option}.") for option in fixed_options)
             # A bare checkpoint knows nothing of options outside model and data.
@@ -146,7 +152,12 @@ def _read_options(config: Path) -> dict[str, Any]:
 
 
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:
-    return {"model": dict(content["hyper_parameters"]), "data": dict(content.get("datamodule_hyper_parameters", {}))}
+    state = next((value for value in content.values() if isinstance(value, dict) and "class_path" in value), {})
+    data = dict(content.get("datamodule_hyper_parameters", {}))
+    return {
+        "model": dict(content["hyper_parameters"]),
+        "data": data | ({"class_path": state["class_path"]} if state else {}),
+    }
 
 
 def _as_typed(value: Any) -> str:

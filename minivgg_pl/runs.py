@@ -15,6 +15,7 @@ METRIC_COLUMNS = ("epoch", "step", "lr", *LEARNING_COLUMNS, "seconds", "images_p
 INTEGER_COLUMNS = ("epoch", "step")
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 SUMMARY = "summary.json"
+METRICS = "metrics.csv"
 
 Row = dict[str, float]
 
@@ -79,6 +80,22 @@ def read_metrics(path: Path) -> list[Row]:
             return [{column: _number(column, row[column]) for column in METRIC_COLUMNS} for row in csv.DictReader(file)]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged, or not a run's: repair it, or move it away to go on without") from error
+
+
+def history(run: str | Path) -> dict[str, list[float]]:
+    """Return the columns of a run's metrics.csv as lists, one entry an epoch: what Keras' `History.history` is.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        InputError: If there is no metrics.csv in it, or a damaged one.
+    """
+    path = Path(run) / METRICS
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; give a run folder")
+    rows = read_metrics(path)
+    return {column: [row[column] for row in rows] for column in METRIC_COLUMNS}
 
 
 def _number(column: str, text: str) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from minivgg_pl import __version__, pretrained, runs
 from minivgg_pl.checkpoints import read_checkpoint, run_folder_of
 from minivgg_pl.errors import InputError
+from minivgg_pl.keras_weights import read_keras_weights
 from minivgg_pl.network import MiniVGG
 from minivgg_pl.outputs import write_whole
 from minivgg_pl.pretrained import FOLDER, SHA256
@@ -69,6 +70,32 @@ def load_trained(source: str | Path) -> TrainedNetwork:
     if path.suffix == ".ckpt":
         return _read_checkpoint(path, source=str(source))
     raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file")
+
+
+def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
+    """Load trained weights into `net` to train on from; where the classes differ in number, all but the classifier.
+
+    Args:
+        net: The network to change. `mean` and `std` stay its own.
+        source: What `load_trained` reads, or a Keras `.weights.h5` of the article's model.
+
+    Raises:
+        InputError: If the weights cannot be read, or are those of another network.
+    """
+    if str(source).endswith(".weights.h5"):
+        tensors = read_keras_weights(Path(source), net)
+    else:
+        tensors = load_trained(source).net.state_dict()
+    own = net.state_dict()
+    for name, tensor in own.items():
+        if name in ("mean", "std") or (name.startswith("classifier.") and tensors[name].shape != tensor.shape):
+            tensors[name] = tensor
+        elif tensors[name].shape != tensor.shape:
+            raise InputError(
+                f"{source}: {name} has shape {tuple(tensors[name].shape)} where this network has "
+                f"{tuple(tensor.shape)}: give weights of the same variant and sizes"
+            )
+    net.load_state_dict({name: tensors[name] for name in own})
 
 
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:

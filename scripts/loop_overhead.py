@@ -54,8 +54,8 @@ class RandomImages(CIFAR10DataModule):
     def prepare_data(self) -> None:
         """Do nothing."""
 
-    def _load(self, train: bool) -> ImageDataset:
-        size = self.num_images if train else self.batch_size
+    def _load(self, split: str) -> ImageDataset:
+        size = self.num_images if split == "train" else self.batch_size
         images = torch.randint(256, (size, 32, 32, 3), dtype=torch.uint8)
         return ImageDataset(images, torch.randint(10, (size,)))
 

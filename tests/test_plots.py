@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from minivgg_pl import plots
+from minivgg_pl import figures, plots
 from minivgg_pl.article import article_rows
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -54,7 +54,7 @@ def test_curves_are_a_png_twice_as_wide_as_a_readme_column_and_alone_in_their_fo
 
 
 def test_reference_changes_the_picture_by_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "DPI", 80)  # three pictures: quicker small
+    monkeypatch.setattr(figures, "DPI", 80)  # three pictures: quicker small
     pictures = []
     # The third reference has the legend and the limits of the second, so that only its curve can differ.
     for reference in (None, make_rows(3), make_rows(3, val_acc=0.5)):
