@@ -106,7 +106,7 @@ class MiniVGGCLI(LightningCLI):
         config = self.config
         checks.check_model(config.model)
         # One to ask what the data are; LightningCLI makes its own later.
-        data = _data_class(config.data)(**config.data.init_args.as_dict())
+        data = _build_data(config.data)
         checks.fit_model_to_data(config.model, data)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
@@ -175,6 +175,22 @@ class MiniVGGCLI(LightningCLI):
             chosen.append(callbacks.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
             chosen.append(callbacks.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
         return chosen
+
+
+def parse_data(options: list[str]) -> ImageDataModule:
+    """Return the data module that `--data` and `--data.*` options describe.
+
+    Raises:
+        InputError: On a value out of range; what the parser refuses ends the process with its one line.
+    """
+    parser = OneLineParser()
+    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    parser.set_defaults({"data": {"class_path": DEFAULT_DATA}})
+    return _build_data(parser.parse_args(options).data)
+
+
+def _build_data(config: Any) -> ImageDataModule:
+    return _data_class(config)(**config.init_args.as_dict())
 
 
 def _data_class(config: Any) -> type[ImageDataModule]:

@@ -19,8 +19,8 @@ HELP = """\
 usage: train.py [--variant {classic,wide}] [--recipe NAME] [--gpus N] [--epochs N] [--resume RUN] [--compile]
                 [--data.* ...] [--model.* ...] [--trainer.* ...] [--config FILE.yaml]
 
-Trains a mini VGG on CIFAR-10 or on your own pictures, tests the last epoch's network, and leaves a run folder: config.yaml, metrics.csv (a
-row an epoch), curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
+Trains a mini VGG on CIFAR-10 or on your own pictures, tests the last epoch's network, and leaves a run folder:
+config.yaml, metrics.csv (a row an epoch), curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
 
   --variant NAME       {variants} (default: classic)
   --recipe NAME        article, modern (more accurate) or speedrun (82 % soonest); other options win (default: article)

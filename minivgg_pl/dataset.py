@@ -59,6 +59,10 @@ class ImageDataset(Dataset):
         images = images.permute(0, 3, 1, 2)
         return images.to(torch.float32).div_(255), self.one_hot[self.labels[index]]
 
+    def bytes_at(self, index: Tensor | int) -> Tensor:
+        """Return the images at `index` as they are kept: `(B, H, W, C)` uint8, or `(H, W, C)` for a number."""
+        return self.images[index if self.rows is None else self.rows[index]]
+
     def to(self, device: torch.device) -> "ImageDataset":
         """Move the images to `device`, where batches are then made, if they may be; return the data set itself."""
         if not self.resident:

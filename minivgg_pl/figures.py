@@ -7,6 +7,7 @@ import os
 import uuid
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -20,6 +21,16 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes under a title, both open at the top and on the right."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=TITLE_SIZE, pad=10)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def save_figure(figure: Figure, path: Path) -> None:

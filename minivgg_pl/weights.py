@@ -86,6 +86,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
         tensors = read_keras_weights(Path(source), net)
     else:
         tensors = load_trained(source).net.state_dict()
+        _check_normalization(source, net, tensors)
     own = net.state_dict()
     for name, tensor in own.items():
         if name in ("mean", "std") or (name.startswith("classifier.") and tensors[name].shape != tensor.shape):
@@ -96,6 +97,15 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
                 f"{tuple(tensor.shape)}: give weights of the same variant and sizes"
             )
     net.load_state_dict({name: tensors[name] for name in own})
+
+
+def _check_normalization(source: str | Path, net: MiniVGG, tensors: Mapping[str, Tensor]) -> None:
+    """Weights mean nothing with another normalisation than they were trained with."""
+    for name in ("mean", "std"):
+        theirs, own = tensors.get(name), getattr(net, name)
+        if (theirs is None) != (own is None) or (own is not None and not torch.equal(theirs, own)):
+            values = "null" if theirs is None else [round(value, 6) for value in theirs.flatten().tolist()]
+            raise InputError(f"{source}: its network has another {name}: give --model.{name} {values}")
 
 
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:

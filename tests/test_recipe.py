@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-import yaml
 
 from minivgg_pl.checks import check_effects
 from minivgg_pl.cli import MiniVGGCLI
