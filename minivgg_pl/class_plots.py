@@ -63,9 +63,7 @@ def draw_reliability(bins: Sequence[tuple[float, float, int]], path: str | Path,
     save_figure(_reliability_figure(bins, title), Path(path))
 
 
-def _confusion_figure(
-    counts: np.ndarray, class_names: Sequence[str], title: str, show_shares: bool = False
-) -> Figure:
+def _confusion_figure(counts: np.ndarray, class_names: Sequence[str], title: str, show_shares: bool = False) -> Figure:
     side = 2.0 + 0.58 * min(max(len(counts), 6), MAX_COUNTED_CLASSES)
     figure, axes = new_axes(side + 0.6, side, title)
     axes.spines[:].set_visible(False)

@@ -4,7 +4,6 @@ import inspect
 import logging
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl import callbacks, checks, runs
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
+from minivgg_pl.data_options import build_data, import_data_class, named_data_class
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import LitMiniVGG
@@ -25,7 +25,6 @@ from minivgg_pl.precision import choose_precision
 from minivgg_pl.recipe import dotted_options, recipe_of
 from minivgg_pl.resume import ResumePoint
 
-DEFAULT_DATA = "minivgg_pl.CIFAR10DataModule"
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
     "devices": 1,
@@ -65,6 +64,7 @@ class MiniVGGCLI(LightningCLI):
         self.resume = resume
         self.recorder: callbacks.RunRecorder | None = None
         self.lacks_bf16 = False
+        self.data_class_path = named_data_class(args)
         super().__init__(
             LitMiniVGG,
             ImageDataModule,
@@ -86,7 +86,7 @@ class MiniVGGCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
-        parser.set_defaults({"data": {"class_path": DEFAULT_DATA}})
+        parser.set_defaults({"data": {"class_path": self.data_class_path}})
         parser.add_argument(
             "--curves.reference",
             type=Literal["article"] | None,
@@ -106,7 +106,7 @@ class MiniVGGCLI(LightningCLI):
         config = self.config
         checks.check_model(config.model)
         # One to ask what the data are; LightningCLI makes its own later.
-        data = _build_data(config.data)
+        data = build_data(config.data)
         checks.fit_model_to_data(config.model, data)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
@@ -151,12 +151,13 @@ class MiniVGGCLI(LightningCLI):
 
     def default_options(self) -> dict[str, Any]:
         """Return every option's default by its dotted name, the data's those of the data module in use."""
-        parameters = inspect.signature(_data_class(self.config.data)).parameters.values()
+        parameters = inspect.signature(import_data_class(self.config.data.class_path)).parameters.values()
         data = {f"data.{parameter.name}": parameter.default for parameter in parameters}
         return self._dotted(self.parser.get_defaults()) | data
 
     def _dotted(self, config: Any) -> dict[str, Any]:
-        return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False)))
+        # A data module may have options without a default, and defaults alone are then not valid.
+        return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
 
     def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
@@ -185,19 +186,8 @@ def parse_data(options: list[str]) -> ImageDataModule:
     """
     parser = OneLineParser()
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
-    parser.set_defaults({"data": {"class_path": DEFAULT_DATA}})
-    return _build_data(parser.parse_args(options).data)
-
-
-def _build_data(config: Any) -> ImageDataModule:
-    return _data_class(config)(**config.init_args.as_dict())
-
-
-def _data_class(config: Any) -> type[ImageDataModule]:
-    if config is None:
-        raise InputError(f"--data null: give a data module, such as {DEFAULT_DATA}, or leave it out")
-    module, _, name = config.class_path.rpartition(".")
-    return getattr(import_module(module), name)
+    parser.set_defaults({"data": {"class_path": named_data_class(options)}})
+    return build_data(parser.parse_args(options).data)
 
 
 def _shows_bar(config: Any) -> bool:

@@ -1,6 +1,7 @@
 """The command's front door: help, short names and one-line errors. Imports torch only once it is needed."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -69,6 +70,10 @@ def guarded(command: Callable[[], int]) -> int:
         return fail(str(error), EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         return fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader, `head` for instance, has what it wanted. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

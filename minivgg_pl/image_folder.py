@@ -54,7 +54,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str = "data",
         batch_size: int = 64,
         val_size: float | None = None,
         image_size: int = IMAGE_SIZE,

@@ -92,7 +92,7 @@ def predict(args: Namespace) -> int:
     else:
         # A file's name need not be text.
         sys.stdout.reconfigure(errors="surrogateescape")
-        print(as_table(predictions) if sys.stdout.isatty() else as_tabbed(predictions))
+        print(as_table(predictions) if sys.stdout.isatty() else as_tabbed(predictions), flush=True)
     if args.grid:
         _draw_grid(args.grid, predictions)
     return EXIT_FAILED if len(predictions) < len(files) else 0
