@@ -40,16 +40,22 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the one line and exit with code 2."""
-        # About a class with options, jsonargparse lists every type that the value is not; the reason is enough.
-        about_class = re.search(r"given class_path '(.+?)':\n(.+?)(\n\s*- Expected a |\Z)", message, re.DOTALL)
-        if about_class:
-            message = f"--{_option(message)} {about_class[1]}: {about_class[2]}"
-        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
+        if not self.exit_on_error:
+            # A parser of one class's options, whose message the parser around it takes up.
+            super().error(message, ex)
+        sys.exit(fail(f"{_shortened(message)} (see --help)", EXIT_BAD_INPUT))
 
 
-def _option(message: str) -> str:
-    named = re.search(r'Parser key "(.+?)"', message)
-    return named[1] if named else "data"
+def _shortened(message: str) -> str:
+    """Return the reason alone, where jsonargparse lists every type that an option's class is not."""
+    # The reasons are indented by eight, the types that follow by four.
+    pattern = r"Parser key \"([^\"]+)\":.*?given class_path '([^']+)':\n(.+?)(\n {,4}\S|\Z)"
+    about = re.search(pattern, message, re.DOTALL)
+    if not about:
+        return message
+    key, class_path, reason = about[1], about[2], about[3].strip()
+    reason = reason.replace('Parser key "', f'Parser key "{key}.').replace("Option '", f"Option '{key}.")
+    return f"--{key} {class_path}: {reason}"
 
 
 class MiniVGGCLI(LightningCLI):

@@ -1,5 +1,6 @@
 """`--data MODULE`: which data module the command line means."""
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import zip_longest
@@ -27,8 +28,8 @@ def named_data_class(args: Sequence[str]) -> str:
     for word, following in zip_longest(args, args[1:], fillvalue=""):
         option, has_value, value = word.partition("=")
         value = value if has_value else following
-        if option == "--data" and not Path(value).exists():
-            named = value
+        if option == "--data" and re.fullmatch(r"[\w.]+", value) and not Path(value).exists():
+            named = value if "." in value else f"minivgg_pl.{value}"
         elif option == "--config":
             named = _data_class_in(Path(value)) or named
     import_data_class(named)
