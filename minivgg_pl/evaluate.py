@@ -150,7 +150,7 @@ def _write_report(folder: Path, trained: "TrainedNetwork", data: "ImageDataModul
     class_plots.draw_reliability(evaluation.reliability(probabilities, labels), folder / "reliability.png", heading)
     mistakes = evaluation.confident_mistakes(probabilities, labels, NUM_MISTAKES)
     if mistakes:
-        pictures = [data.test_set.bytes_at(index) for index, _, _ in mistakes]
+        pictures = [data.test_set.bytes_at(index).numpy() for index, _, _ in mistakes]
         captions = [f"{names[labels[index]]}\n→ {names[guess]} {p:.0%}" for index, guess, p in mistakes]
         draw_gallery(pictures, captions, folder / "mistakes.png", f"{heading}: the most confident mistakes")
 

@@ -88,15 +88,15 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
         tensors = load_trained(source).net.state_dict()
         _check_normalization(source, net, tensors)
     own = net.state_dict()
-    for name, tensor in own.items():
-        if name in ("mean", "std") or (name.startswith("classifier.") and tensors[name].shape != tensor.shape):
-            tensors[name] = tensor
-        elif tensors[name].shape != tensor.shape:
+    for name, tensor in tensors.items():
+        if tensor.shape == own[name].shape:
+            own[name] = tensor
+        elif not name.startswith("classifier."):
             raise InputError(
-                f"{source}: {name} has shape {tuple(tensors[name].shape)} where this network has "
-                f"{tuple(tensor.shape)}: give weights of the same variant and sizes"
+                f"{source}: {name} has shape {tuple(tensor.shape)} where this network has {tuple(own[name].shape)}: "
+                "give weights of the same variant and sizes"
             )
-    net.load_state_dict({name: tensors[name] for name in own})
+    net.load_state_dict(own)
 
 
 def _check_normalization(source: str | Path, net: MiniVGG, tensors: Mapping[str, Tensor]) -> None:

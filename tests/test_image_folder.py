@@ -1,0 +1,191 @@
+"""The user's own pictures: real files in folders, through the data module and through the command."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minivgg_pl import ImageFolderDataModule, image_folder
+from minivgg_pl.errors import InputError
+from tests.conftest import run_train
+
+SHADES = {"dark": 40, "light": 200, "middle": 120}
+PER_CLASS = 20
+
+
+def make_pictures(folder, per_class=PER_CLASS, shades=SHADES):
+    random = np.random.default_rng(0)
+    for name, shade in shades.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = random.integers(shade - 20, shade + 20, (48, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return make_pictures(tmp_path / "pictures")
+
+
+def load(root, stage="fit", **options):
+    data = ImageFolderDataModule(str(root), **{"batch_size": 8, **options})
+    data.prepare_data()
+    data.setup(stage)
+    return data
+
+
+def test_classes_are_the_folders_and_a_fifth_of_each_is_held_out(pictures):
+    data = load(pictures)
+    assert data.class_names == ["dark", "light", "middle"]
+    assert torch.bincount(data.val_set.labels).tolist() == [4, 4, 4]
+    assert torch.bincount(data.train_set.labels).tolist() == [16, 16, 16]
+    images, targets = next(iter(data.train_dataloader()))
+    assert images.shape == (8, 3, 32, 32)
+    assert targets.shape == (8, 3)
+    means = torch.tensor(list(SHADES.values())) / 255
+    assert torch.allclose(images.mean(dim=(1, 2, 3)), means[targets.argmax(dim=1)], atol=0.03)
+
+
+def test_train_val_and_test_folders_are_what_they_say(tmp_path):
+    for number, split in enumerate(("train", "val", "test")):
+        make_pictures(tmp_path / split, per_class=4 + number)
+    data = load(tmp_path)
+    data.setup("test")
+    assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [12, 15, 18]
+    with pytest.raises(InputError, match="val_size is 5 beside a val folder"):
+        ImageFolderDataModule(str(tmp_path), val_size=5)
+
+
+def test_without_a_test_folder_the_held_out_images_are_tested_on(pictures, caplog):
+    with caplog.at_level("INFO"):
+        data = load(pictures, "test")
+    assert len(data.test_set) == 12
+    assert "There is no test set" in caplog.text
+
+
+@pytest.mark.parametrize(("val_size", "held_out"), [(9, 9), (0.5, 30)])
+def test_val_size_is_a_number_or_a_share(pictures, val_size, held_out):
+    assert len(load(pictures, val_size=val_size).val_set) == held_out
+
+
+def test_size_and_channels_are_chosen(pictures):
+    images, _ = next(iter(load(pictures, image_size=16, in_channels=1).val_dataloader()))
+    assert images.shape[1:] == (1, 16, 16)
+
+
+def test_pictures_are_decoded_once_and_again_when_one_changes(pictures, monkeypatch):
+    decoded = []
+    read = image_folder.read_picture
+    monkeypatch.setattr(image_folder, "read_picture", lambda path, *rest: decoded.append(path) or read(path, *rest))
+    load(pictures)
+    assert len(decoded) == 60
+    load(pictures)
+    assert len(decoded) == 60
+    changed = pictures / "dark" / "00.png"
+    Image.new("RGB", (32, 32), (255, 255, 255)).save(changed)
+    assert load(pictures, val_size=4).train_set.images.max() == 255
+    (pictures / "dark" / "01.png").unlink()
+    load(pictures)
+    assert len(decoded) == 60 + 60 + 59
+    assert len(list((pictures / ".minivgg_cache").iterdir())) == 1
+
+
+def test_a_set_larger_than_memory_is_read_from_the_cache_and_gives_the_same_batches(pictures, monkeypatch):
+    def epoch(data):
+        data.shuffle_seed = 3
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(1)
+        return [torch.cat(part) for part in zip(*loader, strict=True)]
+
+    in_memory = load(pictures, flip="random", shift=2)
+    monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", 1000)
+    mapped = load(pictures, flip="random", shift=2)
+    assert not mapped.train_set.resident
+    assert mapped.train_set.images.data_ptr() == mapped.val_set.images.data_ptr()
+    for ours, theirs in zip(epoch(mapped), epoch(in_memory), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_cache_may_lie_elsewhere(pictures, tmp_path):
+    load(pictures, cache_dir=str(tmp_path / "cache"))
+    assert not (pictures / ".minivgg_cache").exists()
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def _two_classes_gone(folder):
+    for name in ("light", "middle"):
+        os.rename(folder / name, folder.parent / name)
+
+
+def _empty_class(folder):
+    (folder / "nothing").mkdir()
+
+
+def _other_classes(folder):
+    make_pictures(folder / "train", per_class=2)
+    make_pictures(folder / "val", per_class=2, shades={"dark": 40, "light": 200, "odd": 99})
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (_two_classes_gone, {}, "1 class folders; give a folder with one folder of pictures for each of two"),
+        (_empty_class, {}, "Found no valid file for the classes nothing"),
+        (_other_classes, {}, "train and val differ in their classes: middle, odd"),
+        (None, {"val_size": 0}, "without a val or test folder, give at least one image"),
+        (None, {"val_size": 58}, "val_size is 58"),
+        (None, {"val_size": 2.5}, "a whole number of images, or a share below 1"),
+        (None, {"image_size": 30}, "image_size is 30: give a multiple of 4"),
+        (None, {"in_channels": 2}, "in_channels is 2: give 3 for colour or 1 for grey"),
+        (None, {"shift": 32}, "shift is 32: give 0 to 31 pixels"),
+    ],
+)
+def test_bad_folders_and_options_are_refused_before_anything_is_decoded(pictures, change, options, message):
+    if change:
+        change(pictures)
+    with pytest.raises(InputError, match=message):
+        ImageFolderDataModule(str(pictures), **options)
+    assert not (pictures / ".minivgg_cache").exists()
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_leaves_no_cache(pictures):
+    (pictures / "light" / "05.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="05.png: not a picture"):
+        load(pictures)
+    assert not list((pictures / ".minivgg_cache").iterdir())
+
+
+def test_a_missing_folder_is_refused():
+    with pytest.raises(InputError, match="--data.root nowhere: there is no such folder"):
+        ImageFolderDataModule("nowhere")
+
+
+def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(pictures, tmp_path, capfd):
+    from minivgg_pl.evaluate import main as evaluate
+    from minivgg_pl.predict import main as predict
+
+    options = ["--data=minivgg_pl.ImageFolderDataModule", "--data.root=pictures"]
+    more = ["--data.image_size=16", "--data.in_channels=1", "--data.batch_size=8", "--gpus=0", "--epochs=3"]
+    process = run_train(*options, *more, cwd=tmp_path)
+    run = tmp_path / "runs" / "classic-pictures" / "1"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["dataset"] == "pictures"
+    assert summary["validation"] == "12 training images held out"
+    assert summary["num_parameters"] < 2_171_178
+    assert "12 training images held out" in process.stdout
+    assert [line.split(",")[0] for line in (run / "report.csv").read_text().splitlines()[1:]] == list(SHADES)
+    assert predict([str(tmp_path / "pictures" / "dark" / "00.png"), f"--weights={run}", "--top=9"]) == 0
+    assert set(capfd.readouterr().out.rstrip("\n").split("\t")[1::2]) == set(SHADES)
+    os.chdir(tmp_path)
+    assert evaluate([str(run), *options, "--data.image_size=16", "--data.in_channels=1"]) == 0
+    assert f"{summary['test_acc']:.2%}" in capfd.readouterr().out
+    # Its config repeats it, and a bare checkpoint still knows what it was trained on.
+    run_train("--config=runs/classic-pictures/1/config.yaml", "--epochs=1", cwd=tmp_path)
+    assert (run.parent / "2" / "summary.json").exists()
+    (run / "checkpoints" / "last.ckpt").rename(tmp_path / "alone.ckpt")
+    run_train("--resume=alone.ckpt", "--epochs=4", "--gpus=0", cwd=tmp_path)
+    assert json.loads((run.parent / "3" / "summary.json").read_text())["epochs"] == 4
