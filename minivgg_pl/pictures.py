@@ -38,7 +38,7 @@ def read_picture(path: str | Path, size: int = 32, channels: int = 3) -> np.ndar
             picture = Image.open(path)
         with picture:
             square = ImageOps.fit(_flat(ImageOps.exif_transpose(picture)), (size, size), Image.Resampling.BOX)
-            pixels = np.asarray(square.convert(MODES[channels]))
+            pixels = np.array(square.convert(MODES[channels]))
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: too large, above {MAX_PIXELS:,} pixels: make it smaller first") from error
     except UnidentifiedImageError as error:
