@@ -1,6 +1,7 @@
 """The recipes: YAML files in this package that hold what differs from the defaults."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def recipe_path(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
+@cache
 def recipe_options(name: str) -> dict[str, Any]:
     """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.05}`."""
     return dotted_options(yaml.safe_load(recipe_path(name).read_text()))

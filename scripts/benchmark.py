@@ -33,9 +33,10 @@ from contenders import Race, run_bare, run_ours, store_arrays
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail
 from minivgg_pl.errors import InputError
+from minivgg_pl.recipe import RECIPES
 
-CONTENDERS = ("article", "modern", "speedrun", "bare", "tutorial", "keras")
-OURS = ("article", "modern", "speedrun")
+OURS = RECIPES
+CONTENDERS = (*OURS, "bare", "tutorial", "keras")
 MATRIX_SIZE = 2048
 GROWTH = {
     "batch_size": [["--batch-size", str(size)] for size in (32, 64, 128, 256, 512)],
