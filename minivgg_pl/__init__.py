@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from minivgg_pl.data import CIFAR10DataModule
+    from minivgg_pl.image_data import ImageDataModule
     from minivgg_pl.image_folder import ImageFolderDataModule
     from minivgg_pl.module import LitMiniVGG
     from minivgg_pl.network import MiniVGG
@@ -17,13 +18,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "CIFAR10DataModule": "data",
+    "ImageDataModule": "image_data",
     "ImageFolderDataModule": "image_folder",
     "LitMiniVGG": "module",
     "MiniVGG": "network",
     "TorchvisionDataModule": "torchvision_data",
     "history": "runs",
 }
-__all__ = ["CIFAR10DataModule", "ImageFolderDataModule", "LitMiniVGG", "MiniVGG", "TorchvisionDataModule", "history"]
+__all__ = [
+    "CIFAR10DataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "LitMiniVGG",
+    "MiniVGG",
+    "TorchvisionDataModule",
+    "history",
+]
 
 
 def __getattr__(name: str) -> Any:

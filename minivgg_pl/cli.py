@@ -125,7 +125,8 @@ class MiniVGGCLI(LightningCLI):
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"
         if self.resume:
-            self.resume.check_unchanged(yaml.safe_load(self.parser.dump(config, skip_none=False)))
+            self.resume.check_unchanged(self._dotted(config), self.default_options())
+            data.check_state(self.resume.data_state)
         base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
         name = config.model.variant + data.run_suffix
         title = f"mini VGG {config.model.variant} on {data.title}"
@@ -146,8 +147,9 @@ class MiniVGGCLI(LightningCLI):
             raise InputError(f"--trainer: {error}") from error
         finally:
             logger.setLevel(level)
-        if self.config.model.init_from and not self.resume:
-            self.model.load_initial_weights()
+        # Before a run folder is made. A resumed run has weights.
+        self.model.has_initial_weights = self.resume is not None
+        self.model.load_initial_weights()
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
 

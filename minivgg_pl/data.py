@@ -11,7 +11,7 @@ from minivgg_pl.augment import Flip
 from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.download import prepare_cifar10
 from minivgg_pl.errors import InputError
-from minivgg_pl.image_data import ImageDataModule, Split
+from minivgg_pl.image_data import ImageDataModule, Split, check_batches
 from minivgg_pl.network import IMAGE_CHANNELS, IMAGE_SIZE
 from minivgg_pl.synthetic import SyntheticCIFAR10, check_train_size, prepare_synthetic
 
@@ -59,13 +59,16 @@ class CIFAR10DataModule(ImageDataModule):
         if dataset not in ("cifar10", "synthetic"):
             raise InputError(f"dataset is {dataset!r}: choose cifar10 or synthetic")
         is_real = dataset == "cifar10"
+        train_size = CIFAR10_TRAIN_SIZE if is_real else synthetic_size
+        root = str(root)  # checkpoints hold plain types alone
         if not is_real:
             check_train_size(synthetic_size)
         super().__init__(
             class_names=CIFAR10_CLASSES if is_real else synthetic.CLASS_NAMES,
             image_shape=(IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE),
+            dataset=dataset,
             title="CIFAR-10" if is_real else "synthetic data, not CIFAR-10",
-            train_size=CIFAR10_TRAIN_SIZE if is_real else synthetic_size,
+            train_size=train_size,
             splits=("train", "test"),
             batch_size=batch_size,
             val_size=val_size,
@@ -73,8 +76,8 @@ class CIFAR10DataModule(ImageDataModule):
             flip=flip,
             shift=shift,
         )
+        check_batches(train_size - val_size, batch_size)
         self.save_hyperparameters()
-        self.dataset = dataset
 
     @property
     def run_suffix(self) -> str:

@@ -112,9 +112,11 @@ class EpochShuffler(Sampler[int]):
 def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:
     """Choose `size` images, of each class its share (the first classes get one more where it is uneven).
 
+    A class always keeps one image that is not chosen.
+
     Args:
         labels: `(N,)` int64 class of each image.
-        size: How many to choose.
+        size: How many to choose, at most N less the number of classes.
         seed: Seed of the choice; the global generators are left alone.
 
     Returns:
@@ -125,7 +127,10 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:
     classes, counts = labels.unique(return_counts=True)
     # In whole numbers: a share is its floor, and the largest remainders get what is left.
     shares, remainders = size * counts // len(labels), size * counts % len(labels)
-    shares[remainders.argsort(descending=True, stable=True)[: size - shares.sum()]] += 1
+    order = remainders.argsort(descending=True, stable=True).tolist()
+    while shares.sum() < size:
+        for position in order:
+            shares[position] += (shares[position] < counts[position] - 1) & (shares.sum() < size)
     for label, share in zip(classes, shares, strict=True):
         members = (labels == label).nonzero().flatten()
         chosen[members[torch.randperm(len(members), generator=generator)[:share]]] = True

@@ -1,8 +1,10 @@
 """`scripts/evaluate.py`: what a trained network is worth, in numbers and pictures."""
 
+import shutil
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from minivgg_pl.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from minivgg_pl.dataset import ImageDataset
     from minivgg_pl.image_data import ImageDataModule
     from minivgg_pl.weights import TrainedNetwork
 
@@ -53,10 +56,21 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
     parser.add_argument("--tta", choices=["flip"], help="report also the mean over each image and its mirror image")
     parser.add_argument("--output", type=Path, metavar="DIR", help="new folder (default: runs/evaluate-<variant>/<n>)")
-    args, rest = parser.parse_known_args(argv)
-    if rest and not rest[0].startswith("--data"):
-        parser.error(f"{rest[0]}: no such option")
-    return args, rest
+    own, of_data = _sort(argv)
+    return parser.parse_args(own), of_data
+
+
+def _sort(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of this command's own options, and those of `--data` and `--data.*` with their values."""
+    own: list[str] = []
+    of_data: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word.partition("=")[0] == "--data" or word.startswith("--data."):
+            of_data += [word] if "=" in word else [word, *islice(words, 1)]
+        else:
+            own.append(word)
+    return own, of_data
 
 
 def evaluate(args: Namespace, data_options: list[str]) -> int:
@@ -71,25 +85,31 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
 
     if args.output and args.output.exists():
         raise InputError(f"--output {args.output}: it exists; give a new folder")
-    runs.check_base(args.output or Path("runs"))
+    runs.check_base(args.output or Path("runs"), option="--output")
     trained = load_trained(args.weights)
-    data = _prepare(data_options, trained)
-    labels = data.test_set.labels
-    probabilities = _probabilities(trained, data)
-    results = evaluation.evaluate_probabilities(probabilities, labels)
-    summary = _description(trained, data) | results
+    try:
+        data, images = _prepare(data_options, trained)
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    probabilities = _probabilities(trained, images)
+    summary = _description(trained, data) | evaluation.evaluate_probabilities(probabilities, images.labels)
     if args.tta:
-        mirrored = (probabilities + _probabilities(trained, data, mirror=True)) / 2
-        summary["with_mirror_images"] = evaluation.evaluate_probabilities(mirrored, labels)
+        mirrored = (probabilities + _probabilities(trained, images, mirror=True)) / 2
+        summary["with_mirror_images"] = evaluation.evaluate_probabilities(mirrored, images.labels)
     folder = args.output or runs.claim_run_folder(Path("runs", f"evaluate-{trained.net.options['variant']}"))
-    folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / runs.SUMMARY, summary)
-    _write_report(folder, trained, data, probabilities)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_json(folder / runs.SUMMARY, summary)
+        _write_report(folder, trained, f"{trained.source} on {data.title}", images, probabilities)
+    except BaseException:
+        # All of it, or nothing.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     print(_table(summary, folder))
     return 0
 
 
-def _prepare(options: list[str], trained: "TrainedNetwork") -> "ImageDataModule":
+def _prepare(options: list[str], trained: "TrainedNetwork") -> tuple["ImageDataModule", "ImageDataset"]:
     from minivgg_pl.cli import parse_data
 
     data = parse_data(options)
@@ -102,19 +122,34 @@ def _prepare(options: list[str], trained: "TrainedNetwork") -> "ImageDataModule"
         ours, theirs = (f"{len(n)} classes ({', '.join(n[:3])}, ...)" for n in (trained.class_names, data.class_names))
         raise InputError(f"{trained.source}: it knows {ours}, and the data have {theirs}: give data with its classes")
     data.prepare_data()
+    return data, _images_to_test(data, trained)
+
+
+def _images_to_test(data: "ImageDataModule", trained: "TrainedNetwork") -> "ImageDataset":
+    """Return the test set; without one, what the network did not train on."""
+    split = trained.facts.get("split") or {}
+    if "test" not in data.splits and "val" not in data.splits:
+        if split.get("fingerprint") != data.fingerprint:
+            if split and trained.facts.get("dataset") == data.dataset:
+                raise InputError(
+                    f"{data.title} have changed since {trained.source} was trained on them, so that which of them it "
+                    "has seen is not known: give other pictures, in a folder of another name"
+                )
+            return data.all_images()
+        data.val_size, data.split_seed = split["val_size"], split["split_seed"]
     data.setup("test")
-    return data
+    return data.test_set
 
 
-def _probabilities(trained: "TrainedNetwork", data: "ImageDataModule", mirror: bool = False) -> "Tensor":
+def _probabilities(trained: "TrainedNetwork", images: "ImageDataset", mirror: bool = False) -> "Tensor":
     import torch
 
     from minivgg_pl.inference import BATCH_SIZE, class_probabilities
 
     net = trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
     # In parts, since a mapped data set may be larger than memory.
-    images = (data.test_set.bytes_at(part) for part in torch.arange(len(data.test_set)).split(BATCH_SIZE))
-    return torch.cat([class_probabilities(net, part.flip(2) if mirror else part) for part in images])
+    parts = (images.bytes_at(part) for part in torch.arange(len(images)).split(BATCH_SIZE))
+    return torch.cat([class_probabilities(net, part.flip(2) if mirror else part) for part in parts])
 
 
 def _description(trained: "TrainedNetwork", data: "ImageDataModule") -> dict[str, Any]:
@@ -131,12 +166,13 @@ def _description(trained: "TrainedNetwork", data: "ImageDataModule") -> dict[str
     }
 
 
-def _write_report(folder: Path, trained: "TrainedNetwork", data: "ImageDataModule", probabilities: "Tensor") -> None:
+def _write_report(
+    folder: Path, trained: "TrainedNetwork", heading: str, images: "ImageDataset", probabilities: "Tensor"
+) -> None:
     from minivgg_pl import class_plots, evaluation, reports
     from minivgg_pl.galleries import draw_gallery
 
-    names, labels = trained.class_names, data.test_set.labels
-    heading = f"{trained.source} on {data.title}"
+    names, labels = trained.class_names, images.labels
     report = {name: value.tolist() for name, value in evaluation.class_report(probabilities, labels).items()}
     matrix = report["confusion_matrix"]
     reports.write_class_report(folder / "report.csv", names, report)
@@ -150,7 +186,7 @@ def _write_report(folder: Path, trained: "TrainedNetwork", data: "ImageDataModul
     class_plots.draw_reliability(evaluation.reliability(probabilities, labels), folder / "reliability.png", heading)
     mistakes = evaluation.confident_mistakes(probabilities, labels, NUM_MISTAKES)
     if mistakes:
-        pictures = [data.test_set.bytes_at(index).numpy() for index, _, _ in mistakes]
+        pictures = [images.bytes_at(index).numpy() for index, _, _ in mistakes]
         captions = [f"{names[labels[index]]}\n→ {names[guess]} {p:.0%}" for index, guess, p in mistakes]
         draw_gallery(pictures, captions, folder / "mistakes.png", f"{heading}: the most confident mistakes")
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minivgg_pl.command import OneLineArgumentParser, guarded
+from minivgg_pl.errors import InputError
 from minivgg_pl.outputs import check_output, write_whole
 
 ENDINGS = {
@@ -72,6 +73,8 @@ def export(args: Namespace) -> int:
         check_output("--output", args.output, [ENDINGS[args.to]], args.overwrite)
     trained = weights.load_trained(args.weights)
     if args.to == "pretrained":
+        if not args.overwrite:
+            raise InputError("--to pretrained replaces weights of this package: give --overwrite if that is meant")
         print(f"wrote {weights.ship(trained)} and its checksum")
         return 0
     path = args.output or Path(trained.net.options["variant"] + ENDINGS[args.to])
@@ -85,6 +88,6 @@ def export(args: Namespace) -> int:
     }
     write_whole(path, writers[args.to](trained))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
-    if args.to == "keras" and trained.net.options["mean"]:
+    if args.to == "keras" and (trained.net.options["mean"] or trained.net.options["std"]):
         print(f"In Keras, put this in front of the article's layers: {keras_weights.normalization(trained.net)}")
     return 0

@@ -3,13 +3,14 @@
 Matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
 """
 
-import os
-import uuid
+import io
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from minivgg_pl.outputs import write_whole
 
 # Twice the width of a README column, so that text stays crisp on a high-density screen.
 DPI = 240
@@ -35,11 +36,6 @@ def new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure to `path`, whose suffix names the format."""
-    # Written beside its target and renamed, so that a killed run leaves the old picture or the new one, never half.
-    # The name is unique, because two threads may write the same picture.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:] or "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:] or "png")
+    write_whole(path, content.getvalue())

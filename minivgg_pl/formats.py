@@ -103,9 +103,10 @@ def model_card(trained: TrainedNetwork) -> str:
         "classes": ", ".join(trained.class_names),
         "trained on": facts.get("dataset"),
         "recipe": facts.get("recipe"),
+        "started from": facts.get("init_from"),
         "epochs": facts.get("epochs"),
         "seed": facts.get("seed"),
-        "test accuracy": _accuracy(facts),
+        f"accuracy on {facts.get('tested_on', 'the test set')}": _accuracy(facts),
     }
     lines += [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
     lines += [

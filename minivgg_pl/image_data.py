@@ -20,11 +20,13 @@ class ImageDataModule(LightningDataModule):
     """Labelled images, all of one size, with one-hot targets.
 
     Every loader yields `(images, targets)`: images `(B, C, H, W)` float32 in [0, 1], targets `(B, num_classes)`
-    float32 one-hot. The last batch may be smaller: no image is ever dropped. A subclass says what there is (`_load`).
+    float32 one-hot. The last batch may be smaller: no image is ever dropped. A subclass
+    brings the files (`prepare_data`) and says what is in them (`_load`).
 
     Args:
         class_names: Names of the classes, in the order of the labels.
         image_shape: `(C, H, W)`.
+        dataset: Short name, for folders and summary.json.
         title: What headings call the data, such as `CIFAR-10`.
         train_size: Number of training images, before any are held out; None if only `_load` tells.
         splits: Which splits `_load` has. Without `val`, `val_size` training images are held out, or with 0 the test
@@ -44,6 +46,7 @@ class ImageDataModule(LightningDataModule):
         *,
         class_names: Sequence[str],
         image_shape: tuple[int, int, int],
+        dataset: str,
         title: str,
         train_size: int | None,
         splits: Sequence[Split],
@@ -57,7 +60,7 @@ class ImageDataModule(LightningDataModule):
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give at least 2")
         if train_size is not None:
-            _check_sizes(train_size, len(class_names), batch_size, val_size)
+            _check_val_size(train_size, len(class_names), val_size)
         if not 0 <= split_seed < 2**63:
             raise InputError(f"split_seed is {split_seed}: give 0 to 2**63 - 1")
         if flip not in get_args(Flip):
@@ -66,6 +69,7 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"shift is {shift}: give 0 to {min(image_shape[1:]) - 1} pixels")
         self.class_names = list(class_names)
         self.image_shape = image_shape
+        self.dataset = dataset
         self.title = title
         self.splits = tuple(splits)
         self.split_seed = split_seed
@@ -82,6 +86,25 @@ class ImageDataModule(LightningDataModule):
     @abstractmethod
     def _load(self, split: Split) -> ImageDataset:
         """Return the images of a split that there is."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these images from others: the split is one of them. By default the name alone."""
+        return self.title
+
+    @property
+    def run_suffix(self) -> str:
+        """What the folder of its runs is called after the variant's name."""
+        return f"-{self.dataset}"
+
+    @property
+    def integrity(self) -> str:
+        """How the files were checked, for summary.json."""
+        return "not checked"
+
+    def all_images(self) -> ImageDataset:
+        """Return every image of data without splits: what a network that never saw them is tested on."""
+        return self._load("train")
 
     @property
     def validation(self) -> str:
@@ -113,7 +136,8 @@ class ImageDataModule(LightningDataModule):
 
     def _setup_train(self, holds_out: bool) -> None:
         whole = self._load("train")
-        _check_sizes(len(whole), len(self.class_names), self.batch_size, self.val_size)
+        _check_val_size(len(whole), len(self.class_names), self.val_size)
+        check_batches(len(whole) - self.val_size, self.batch_size)
         held_out = stratified_split(whole.labels, self.val_size if holds_out else 0, seed=self.split_seed)
         self.train_set = whole.subset((~held_out).nonzero().flatten()) if holds_out else whole
         if holds_out:
@@ -166,21 +190,57 @@ class ImageDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the seed of the orders, the classes' names, what module this is."""
-        class_path = f"{type(self).__module__}.{type(self).__qualname__}"
-        return {"shuffle_seed": self.shuffle_seed, "class_names": self.class_names, "class_path": class_path}
+        return {
+            "shuffle_seed": self.shuffle_seed,
+            "class_names": self.class_names,
+            "class_path": class_path_of(type(self)),
+            "split": {"fingerprint": self.fingerprint, "val_size": self.val_size, "split_seed": self.split_seed},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            InputError: If these are other images.
+        """
+        self.check_state(state_dict)
         self.shuffle_seed = state_dict["shuffle_seed"]
 
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Check that what `state_dict` returned is of these images, which a resumed run must have.
 
-def _check_sizes(train_size: int, num_classes: int, batch_size: int, val_size: int) -> None:
-    # The smallest class keeps at least one image.
+        Raises:
+            InputError: If the classes are others, or images were added, removed or renamed: held-out images would
+                become training images.
+        """
+        before = state_dict.get("class_names", self.class_names)
+        if before != self.class_names:
+            raise InputError(f"the run was trained on the classes {before}, and the data have {self.class_names}")
+        split = state_dict.get("split", {})
+        if split.get("fingerprint", self.fingerprint) != self.fingerprint:
+            raise InputError(f"{self.title} are not those that the run was trained on: some were added, or are gone")
+
+
+def class_path_of(data_class: type) -> str:
+    """Return what a data module is imported by."""
+    return f"{data_class.__module__}.{data_class.__qualname__}"
+
+
+def check_batches(train_size: int, batch_size: int) -> None:
+    """Check that no batch of an epoch has one image alone.
+
+    Raises:
+        InputError: If one has, which batch norm cannot train on.
+    """
+    if train_size % batch_size == 1 or batch_size == 1:
+        raise InputError(
+            f"batch_size {batch_size} leaves a batch of one image out of {train_size}, and batch norm needs two to "
+            "train: choose another batch_size or val_size"
+        )
+
+
+def _check_val_size(train_size: int, num_classes: int, val_size: int) -> None:
+    # Each class keeps at least one image.
     largest = train_size - num_classes
     if not 0 <= val_size <= largest:
         raise InputError(f"val_size is {val_size}: give 0 (validate on the test set) to {largest}")
-    if (train_size - val_size) % batch_size == 1 or batch_size == 1:
-        raise InputError(
-            f"batch_size {batch_size} leaves a batch of one image out of {train_size - val_size}, and batch norm "
-            "needs two to train: choose another batch_size or val_size"
-        )

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.datasets.folder import find_classes, make_dataset
 from tqdm import tqdm
 
@@ -17,7 +19,7 @@ from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule, Split
 from minivgg_pl.network import IMAGE_CHANNELS, IMAGE_SIZE
-from minivgg_pl.pictures import MODES, read_picture
+from minivgg_pl.pictures import MODES, picture_endings, read_picture
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HELD_OUT_SHARE = 0.2
@@ -68,35 +70,39 @@ class ImageFolderDataModule(ImageDataModule):
             raise InputError(f"image_size is {image_size}: give a multiple of 4, 4 or more")
         if in_channels not in MODES:
             raise InputError(f"in_channels is {in_channels}: give 3 for colour or 1 for grey")
+        # Checkpoints hold plain types alone: a path in one could not be read back.
+        root, cache_dir = str(root), None if cache_dir is None else str(cache_dir)
         folder = Path(root).expanduser()
         class_names, self.samples = _find_samples(folder)
-        held_out = _held_out(val_size, len(self.samples["train"]), self.samples.keys())
+        name = folder.resolve().name
         super().__init__(
             class_names=class_names,
             image_shape=(in_channels, image_size, image_size),
-            title=f"the pictures in {folder.resolve().name}",
+            dataset=name,
+            title=f"the pictures in {name}",
             train_size=len(self.samples["train"]),
             splits=tuple(self.samples),
             batch_size=batch_size,
-            val_size=held_out,
+            val_size=_held_out(val_size, len(self.samples["train"]), self.samples.keys()),
             split_seed=split_seed,
             flip=flip,
             shift=shift,
         )
         self.save_hyperparameters()
-        self.folder = folder
-        self.dataset = folder.resolve().name
         self.cache = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
+        # Once: a picture that goes away while the network trains must not lose the result.
+        self._digests = {split: _digests(folder, samples) for split, samples in self.samples.items()}
+        self._owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
 
     @property
-    def run_suffix(self) -> str:
-        """What the folder of its runs is called after the variant's name."""
-        return f"-{self.dataset}"
+    def fingerprint(self) -> str:
+        """A digest of the training pictures' names, classes and sizes in bytes; copying the folder keeps it."""
+        return self._digests["train"].names
 
     @property
     def integrity(self) -> str:
-        """How the files were checked, for summary.json: the digest of their names, sizes and times."""
-        return f"not published; fingerprint {self._fingerprint('train')}"
+        """How the files were checked, for summary.json."""
+        return f"no sums are published for them; fingerprint {self.fingerprint}"
 
     def prepare_data(self) -> None:
         """Decode what is not in the cache; Lightning calls it in one process only."""
@@ -105,17 +111,12 @@ class ImageFolderDataModule(ImageDataModule):
                 self._decode(split)
 
     def _cached(self, split: Split) -> Path:
-        channels, size, _ = self.image_shape
-        return self.cache / f"{split}-{size}x{size}x{channels}-{self._fingerprint(split)}.npy"
+        return self.cache / f"{self._cache_prefix(split)}-{self._digests[split].files}.npy"
 
-    def _fingerprint(self, split: Split) -> str:
-        """Return a digest of what `read_picture` would be given: a file that changed has another size or time."""
-        digest = hashlib.sha256()
-        for path, label in self.samples[split]:
-            status = os.stat(path)
-            entry = [os.path.relpath(path, self.folder), label, status.st_size, status.st_mtime_ns]
-            digest.update(json.dumps(entry).encode())
-        return digest.hexdigest()[:16]
+    def _cache_prefix(self, split: Split) -> str:
+        # Several folders may share a cache.
+        channels, size, _ = self.image_shape
+        return f"{self._owner}-{split}-{size}x{size}x{channels}"
 
     def _decode(self, split: Split) -> None:
         channels, size, _ = self.image_shape
@@ -135,12 +136,16 @@ class ImageFolderDataModule(ImageDataModule):
             ) from error
         finally:
             part.unlink(missing_ok=True)
-        for stale in self.cache.glob(f"{split}-{size}x{size}x{channels}-*.npy"):
+            with suppress(OSError):  # unless there is something in it
+                self.cache.rmdir()
+        for stale in self.cache.glob(f"{self._cache_prefix(split)}-*.npy"):
             if stale != target:
                 stale.unlink(missing_ok=True)
 
     def _load(self, split: Split) -> ImageDataset:
         path = self._cached(split)
+        if not path.exists():  # another run, of a changed folder, tidied it away
+            self._decode(split)
         in_memory = path.stat().st_size <= MAX_BYTES_IN_MEMORY
         # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
         images = torch.from_numpy(np.load(path, mmap_mode=None if in_memory else "c"))
@@ -151,14 +156,38 @@ class ImageFolderDataModule(ImageDataModule):
         return ImageDataset(images, labels, num_classes, rows=torch.arange(len(labels)), resident=False)
 
 
+class _Digests(NamedTuple):
+    """Of a split's files: by names, classes and sizes, which a copy keeps; and by when they were written, too."""
+
+    names: str
+    files: str
+
+
+def _digests(folder: Path, samples: Sequence[Sample]) -> _Digests:
+    names, files = hashlib.sha256(), hashlib.sha256()
+    for path, label in samples:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}): delete it, or repair what it links to"
+            ) from error
+        entry = json.dumps([os.path.relpath(path, folder), label, status.st_size]).encode()
+        names.update(entry)
+        files.update(entry + str(status.st_mtime_ns).encode())
+    return _Digests(names.hexdigest()[:16], files.hexdigest()[:16])
+
+
 def _find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
     """Return the names of the classes, and each split's files with their labels."""
     if not folder.is_dir():
         raise InputError(f"--data.root {folder}: there is no such folder; give one that has a folder for each class")
-    splits = [split for split in SPLITS if (folder / split).is_dir()]
-    if "train" not in splits:
+    splits = [split for split in SPLITS if _holds_folders(folder / split)]
+    if not splits:
         names = _class_names(folder)
         return names, {"train": _samples(folder, names)}
+    if "train" not in splits:
+        raise InputError(f"{folder}: it has {' and '.join(splits)} but no train folder to train on: make one")
     names = _class_names(folder / "train")
     samples = {}
     for split in splits:
@@ -167,6 +196,11 @@ def _find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
             raise InputError(f"{folder}: train and {split} differ in their classes: {', '.join(odd[:5])}")
         samples[split] = _samples(folder / split, names)
     return names, samples
+
+
+def _holds_folders(folder: Path) -> bool:
+    """Tell a split from a class that has its name."""
+    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -183,10 +217,9 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _samples(folder: Path, names: Sequence[str]) -> list[Sample]:
-    endings = tuple(Image.registered_extensions())
     labels = {name: number for number, name in enumerate(names)}
     try:
-        return make_dataset(str(folder), labels, extensions=endings)
+        return make_dataset(str(folder), labels, extensions=picture_endings())
     except OSError as error:
         raise InputError(f"{folder}: {error}") from error
 
@@ -197,6 +230,8 @@ def _held_out(val_size: float | None, train_size: int, splits: Sequence[Split]) 
             raise InputError(f"val_size is {val_size} beside a val folder, which it would leave unused: leave it out")
         return 0
     size = HELD_OUT_SHARE if val_size is None else val_size
+    if not math.isfinite(size):
+        raise InputError(f"val_size is {val_size}: give a number of images, or a share below 1")
     number = round(size * train_size) if 0 < size < 1 else int(size)
     if number != size and size >= 1:
         raise InputError(f"val_size is {val_size}: give a whole number of images, or a share below 1")

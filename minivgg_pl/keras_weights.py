@@ -59,7 +59,8 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
         net: The network that they are for; it stays as it is.
 
     Returns:
-        A state dict of `net` without `mean` and `std`, which Keras keeps outside.
+        A state dict of `net` without `mean` and `std`, which Keras keeps outside. The classifier has as many rows as
+        the file has classes.
 
     Raises:
         InputError: If the file is damaged, no such file, or of another architecture (the message names the layer).
@@ -73,7 +74,9 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
                     'model.save_weights("NAME.weights.h5")'
                 )
             return dict(_read_layers(path, file, net))
-    except OSError as error:
+    except InputError:
+        raise
+    except Exception as error:  # what h5py raises for a damaged file is not one type
         raise InputError(f"{path}: not a readable .weights.h5 file, or a damaged one ({error})") from error
 
 
@@ -93,7 +96,8 @@ def _read_layers(path: Path, file: Mapping[str, Any], net: MiniVGG) -> Iterator[
         for number, variable in enumerate(variables):
             array = np.asarray(stored[str(number)])
             wanted = _to_keras(net, name, expected[f"{name}.{variable}"]).shape
-            if array.shape != tuple(wanted):
+            # A classifier for other classes is the caller's to leave out.
+            if array.shape != tuple(wanted) and not (name == "classifier" and array.shape[:-1] == wanted[:-1]):
                 raise InputError(
                     f"{path}: {place} has shape {array.shape} where {name}.{variable} of {net.options['variant']} has "
                     f"{tuple(wanted)} in Keras' order"

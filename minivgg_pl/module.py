@@ -9,19 +9,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
 
 from minivgg_pl.batch_norm import average_over_devices, measure_statistics
 from minivgg_pl.hyperparameters import check_hyperparameters
 from minivgg_pl.network import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.optim import make_optimizer, make_schedule
-from minivgg_pl.totals import EpochTotals
+from minivgg_pl.totals import EpochTotals, class_metrics
 from minivgg_pl.weights import load_initial_weights
 
 # On a GPU, reading the loss waits for it: look for NaN only this often (batches).
@@ -69,12 +62,17 @@ class LitMiniVGG(LightningModule):
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
-        batch_norm_images: How many of an epoch's first images to keep (12 kB each) and to measure batch norm's
-            statistics on, with dropout off, after its last update; default: 0, which keeps the running averages taken
-            with dropout on, as Keras.
+        batch_norm_images: How many of an epoch's first images to keep (12 kB each at 32x32 pixels) and to measure batch
+            norm's statistics on, with dropout off, after its last update; default: 0, which keeps the running averages
+            taken with dropout on, as Keras.
+        image_size: Height and width of the images in pixels, a multiple of 4.
+        in_channels: Channels of the images: 3 for colour, 1 for grey.
+        init_from: Trained weights to start from in place of `init`: `classic`, `wide`, a run folder, a `.ckpt` or
+            `.safetensors` file of this project, or a Keras `.weights.h5` of the article's model. A classifier for
+            another number of classes starts anew. Read when a fit begins, and not when one is resumed.
 
     Raises:
-        ValueError: On a value out of range.
+        ValueError: On a value out of range; an InputError when the weights to start from cannot be read.
         NonFiniteLossError: While training, when the loss is NaN or infinite.
     """
 
@@ -102,6 +100,8 @@ class LitMiniVGG(LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
+        # Checkpoints hold plain types alone: a path in one could not be read back.
+        init_from = None if init_from is None else str(init_from)
         self.save_hyperparameters()
         check_hyperparameters(self.hparams)
         net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
@@ -110,29 +110,32 @@ class LitMiniVGG(LightningModule):
         self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_totals = EpochTotals()
         self._first_step = 0
-        self._has_initial_weights = False
+        self.has_initial_weights = False
         self._first_images: list[Tensor] = []
         self.eval_totals = EpochTotals()
-        self.class_metrics = _class_metrics(num_classes)
+        self.class_metrics = class_metrics(num_classes)
         self.class_report: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1]."""
         return self.net(images)
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.hparams.init_from and not self.trainer.ckpt_path:
-            self.load_initial_weights()
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.has_initial_weights = True
+
+    def on_fit_start(self) -> None:
+        # After a checkpoint, if any, was restored.
+        self.load_initial_weights()
 
     def load_initial_weights(self) -> None:
-        """Load the weights that `init_from` names, once.
+        """Load the weights that `init_from` names, if any, unless there are some already: theirs, or a checkpoint's.
 
         Raises:
             InputError: If they cannot be read, or are of another network.
         """
-        if not self._has_initial_weights:
+        if self.hparams.init_from and not self.has_initial_weights:
             load_initial_weights(self.net, self.hparams.init_from)
-            self._has_initial_weights = True
+        self.has_initial_weights = True
 
     def on_train_epoch_start(self) -> None:
         self.train_totals.sums = None
@@ -226,17 +229,6 @@ class LitMiniVGG(LightningModule):
         metrics = {f"{stage}_{name}": value for name, value in values.items()}
         # The totals are already those of all devices; sync_dist only averages equal values.
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-
-
-def _class_metrics(num_classes: int) -> MetricCollection:
-    return MetricCollection(
-        {
-            "precision": MulticlassPrecision(num_classes, average=None),
-            "recall": MulticlassRecall(num_classes, average=None),
-            "f1": MulticlassF1Score(num_classes, average=None),
-            "confusion_matrix": MulticlassConfusionMatrix(num_classes),
-        }
-    )
 
 
 def _non_finite_message(stage: str, epoch: int, step: int) -> str:

@@ -1,6 +1,7 @@
 """Files that a command was asked to write: checked before any work, and whole or not there."""
 
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         InputError: If it cannot be written, such as on a full disk.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # The name is unique, because two threads may write the same file.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         # File names need not be UTF-8, and a text that holds them must not fail for it.
         part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)

@@ -104,9 +104,9 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: If there is nothing at a path, or a folder has no pictures.
     """
-    from PIL import Image
+    from minivgg_pl.pictures import picture_endings
 
-    endings = Image.registered_extensions()
+    endings = picture_endings()
     files: list[Path] = []
     for path in paths:
         if path.is_dir():

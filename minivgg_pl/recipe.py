@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "recipes"
 RECIPES = ("article", "modern", "speedrun")
 # Which network, on which images: not how.
 WHAT_IS_TRAINED = (
-    *(f"model.{name}" for name in ("variant", "num_classes", "dense_units", "image_size", "in_channels", "init_from")),
+    *(f"model.{name}" for name in ("variant", "num_classes", "dense_units", "image_size", "in_channels")),
     *(f"data.{name}" for name in ("class_path", "root", "url", "dataset", "synthetic_size", "val_size", "split_seed")),
     *(f"data.{name}" for name in ("image_size", "in_channels", "cache_dir")),
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minivgg_pl.runs import write_text
+from minivgg_pl.outputs import write_whole
 
 
 def write_class_report(path: Path, class_names: Sequence[str], report: Mapping[str, Sequence[Any]]) -> None:
@@ -34,4 +34,4 @@ def write_matrix(path: Path, class_names: Sequence[str], matrix: Sequence[Sequen
 def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    write_whole(path, text.getvalue())

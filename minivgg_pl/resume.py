@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from minivgg_pl import runs
-from minivgg_pl.checkpoints import read_checkpoint, run_folder_of
+from minivgg_pl.checkpoints import data_state, read_checkpoint, run_folder_of
+from minivgg_pl.data_options import import_data_class
 from minivgg_pl.errors import InputError
+from minivgg_pl.image_data import class_path_of
 from minivgg_pl.recipe import dotted_options
 
 # What the checkpoint's state or the numbers so far depend on. Changed, it would be recorded and have no effect (the
@@ -47,6 +49,7 @@ class ResumePoint:
         config: The run's newest config file, or None for a checkpoint outside a run folder.
         source: The run folder whose rows are the history, or None.
         folder: The run folder to continue in, or None for a new one (the checkpoint is not the run's last).
+        data_state: What the checkpoint keeps of its data module.
     """
 
     checkpoint: Path
@@ -55,6 +58,7 @@ class ResumePoint:
     config: Path | None
     source: Path | None
     folder: Path | None
+    data_state: dict[str, Any]
 
     def history(self) -> list[runs.Row]:
         """Return the run's rows up to the checkpoint; a row that a kill left without its checkpoint is dropped."""
@@ -76,16 +80,26 @@ class ResumePoint:
             return False
         return self.folder is None or runs.tested_epochs(self.folder) == self.epoch
 
-    def check_unchanged(self, options: dict[str, Any]) -> None:
+    def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
+
+        Args:
+            options: By their dotted names.
+            defaults: The same without anything typed: what a run had whose version did not have an option yet.
 
         Raises:
             InputError: If one of FIXED_OPTIONS is another than before, or with a triangular schedule one of
                 FIXED_WITH_TRIANGULAR.
         """
-        triangular = options["model"]["schedule"] == "triangular"
+        triangular = options["model.schedule"] == "triangular"
         fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * triangular
-        before, now = dotted_options(self.options), dotted_options(options)
+        before, now = dotted_options(self.options), dict(options)
+        if self.config is not None:
+            before = {name: defaults[name] for name in defaults.keys() & now.keys()} | before
+        for known_options in (before, now):
+            if "data.class_path" in known_options:
+                # A class can be imported from its own file and from the package.
+                known_options["data.class_path"] = class_path_of(import_data_class(known_options["data.class_path"]))
         for name in before.keys() | now.keys():
             fixed = any(name == option or name.startswith(f"{option}.") for option in fixed_options)
             # A bare checkpoint knows nothing of options outside model and data.
@@ -119,6 +133,7 @@ def find_resume_point(path: Path) -> ResumePoint:
         config=config,
         source=source if config else None,
         folder=source if is_last else None,
+        data_state=data_state(content),
     )
 
 
@@ -152,11 +167,11 @@ def _read_options(config: Path) -> dict[str, Any]:
 
 
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:
-    state = next((value for value in content.values() if isinstance(value, dict) and "class_path" in value), {})
+    state = data_state(content)
     data = dict(content.get("datamodule_hyper_parameters", {}))
     return {
         "model": dict(content["hyper_parameters"]),
-        "data": data | ({"class_path": state["class_path"]} if state else {}),
+        "data": data | ({"class_path": state["class_path"]} if "class_path" in state else {}),
     }
 
 

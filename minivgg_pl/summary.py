@@ -30,11 +30,13 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
     trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
     return {
         "variant": module.hparams.variant,
+        "init_from": module.hparams.init_from,
         "dataset": data.dataset,
         "dataset_md5": data.integrity,
         "train_images": recorder.num_train_images,
         "test_images": int(module.class_report["confusion_matrix"].sum()) if module.class_report else 0,
         "validation": data.validation,
+        "tested_on": "test set" if "test" in data.splits else data.validation,
         "num_parameters": trainable + moving,
         "num_trainable": trainable,
         "epochs": int(last.get("epoch", 0)),

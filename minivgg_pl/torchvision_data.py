@@ -82,9 +82,11 @@ class TorchvisionDataModule(ImageDataModule):
         if dataset == "SVHN" and not importlib.util.find_spec("scipy"):
             raise InputError("dataset SVHN needs a package to read its files: pip install scipy")
         self.source = SOURCES[dataset]
+        root = str(root)  # checkpoints hold plain types alone
         super().__init__(
             class_names=self.source.class_names,
             image_shape=(self.source.channels, IMAGE_SIZE, IMAGE_SIZE),
+            dataset=dataset,
             title=dataset,
             train_size=None,
             splits=("train", "test"),
@@ -95,12 +97,6 @@ class TorchvisionDataModule(ImageDataModule):
             shift=shift,
         )
         self.save_hyperparameters()
-        self.dataset = dataset
-
-    @property
-    def run_suffix(self) -> str:
-        """What the folder of its runs is called after the variant's name."""
-        return f"-{self.dataset}"
 
     @property
     def integrity(self) -> str:

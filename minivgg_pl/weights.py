@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minivgg_pl import __version__, pretrained, runs
-from minivgg_pl.checkpoints import read_checkpoint, run_folder_of
+from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.checkpoints import data_state, read_checkpoint, run_folder_of
 from minivgg_pl.errors import InputError
 from minivgg_pl.keras_weights import read_keras_weights
 from minivgg_pl.network import MiniVGG
@@ -22,7 +23,7 @@ from minivgg_pl.pretrained import FOLDER, SHA256
 
 FORMAT = "minivgg_pl"
 # What a weights file says of the run it comes from, where the run said it.
-FACTS = ("dataset", "recipe", "seed", "epochs", "test_accuracy", "test_images")
+FACTS = ("dataset", "recipe", "init_from", "seed", "epochs", "test_accuracy", "test_images", "tested_on", "split")
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ def load_trained(source: str | Path) -> TrainedNetwork:
     """Read a trained network. Nothing is unpickled but plain tensors and numbers (torch's `weights_only`).
 
     Args:
-        source: `"classic"` or `"wide"` for the weights that come with this package, a run folder (its last epoch), a
-            `.ckpt` of this project or a `.safetensors` file that this project wrote.
+        source: `"classic"` or `"wide"` for the weights that come with this package (`./wide` is a folder), a run folder
+            (its last epoch), a `.ckpt` of this project or a `.safetensors` file that this project wrote.
 
     Raises:
         InputError: If there is nothing of that kind at `source`, or it is damaged.
     """
-    path = Path(source)
-    if str(source) in SHA256 and not path.exists():
+    if str(source) in SHA256:
         return _read_pretrained(str(source))
+    path = Path(source)
     if path.is_dir():
         checkpoint = path / runs.LAST_CHECKPOINT
         if not checkpoint.is_file():
@@ -83,6 +84,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
         InputError: If the weights cannot be read, or are those of another network.
     """
     if str(source).endswith(".weights.h5"):
+        # Keras keeps a normalisation outside of them: the caller's own is taken to be theirs.
         tensors = read_keras_weights(Path(source), net)
     else:
         tensors = load_trained(source).net.state_dict()
@@ -104,8 +106,8 @@ def _check_normalization(source: str | Path, net: MiniVGG, tensors: Mapping[str,
     for name in ("mean", "std"):
         theirs, own = tensors.get(name), getattr(net, name)
         if (theirs is None) != (own is None) or (own is not None and not torch.equal(theirs, own)):
-            values = "null" if theirs is None else [round(value, 6) for value in theirs.flatten().tolist()]
-            raise InputError(f"{source}: its network has another {name}: give --model.{name} {values}")
+            values = "null" if theirs is None else ",".join(f"{value:.6g}" for value in theirs.flatten().tolist())
+            raise InputError(f"{source}: its network has another {name}: give --model.{name}=[{values}]")
 
 
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
@@ -133,8 +135,14 @@ def ship(trained: TrainedNetwork) -> Path:
 
     Returns:
         The file, named after the network's variant.
+
+    Raises:
+        InputError: If the network is not the variant's own, for CIFAR-10.
     """
     variant = trained.net.options["variant"]
+    is_own = trained.net.options["dense_units"] in (None, ARCHITECTURES[variant].dense_units)
+    if trained.facts.get("dataset") != "cifar10" or not is_own:
+        raise InputError(f"{trained.source}: only a {variant} trained on CIFAR-10 can come with the package")
     path, content = FOLDER / f"{variant}.safetensors", weights_bytes(trained, half=True)
     write_whole(path, content)
     checksums = SHA256 | {variant: hashlib.sha256(content).hexdigest()}
@@ -172,7 +180,8 @@ def _read_safetensors(path: Path, source: str) -> TrainedNetwork:
         facts = {name: json.loads(metadata[name]) for name in FACTS if name in metadata}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: its metadata are damaged ({error})") from error
-    return TrainedNetwork(_build(path, options, tensors), _check_names(path, class_names, options), facts, source)
+    net = _build(path, options, tensors)
+    return TrainedNetwork(net, _check_names(path, class_names, net), facts, source)
 
 
 def _read_checkpoint(path: Path, source: str) -> TrainedNetwork:
@@ -181,11 +190,11 @@ def _read_checkpoint(path: Path, source: str) -> TrainedNetwork:
     options = {name: hyperparameters[name] for name in MiniVGG().options if name in hyperparameters}
     tensors = {name.removeprefix("net."): value for name, value in state_dict.items() if name.startswith("net.")}
     net = _build(path, options, tensors)
-    state = next((value for value in content.values() if isinstance(value, dict) and "class_names" in value), {})
     # A data module of the user's own need not name its classes.
-    class_names = state.get("class_names") or [str(number) for number in range(net.options["num_classes"])]
+    numbers = [str(number) for number in range(net.options["num_classes"])]
+    class_names = data_state(content).get("class_names", numbers)
     facts = _run_facts(path, content)
-    return TrainedNetwork(net, _check_names(path, class_names, net.options), facts, source)
+    return TrainedNetwork(net, _check_names(path, class_names, net), facts, source)
 
 
 def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MiniVGG:
@@ -206,20 +215,29 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
     return net.eval()
 
 
-def _check_names(path: Path, class_names: Any, options: Mapping[str, Any]) -> list[str]:
-    if not isinstance(class_names, Sequence) or len(class_names) != options["num_classes"]:
-        raise InputError(f"{path}: it names {len(class_names)} classes for {options['num_classes']} logits")
-    return list(class_names)
+def _check_names(path: Path, class_names: Any, net: MiniVGG) -> list[str]:
+    num_classes = net.options["num_classes"]
+    if not (isinstance(class_names, list) and len(class_names) == num_classes and all(map(_is_name, class_names))):
+        raise InputError(f"{path}: it does not name its {num_classes} classes, but says {str(class_names)[:60]}")
+    return class_names
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the checkpoint's run says of it: the test's result only if it is the tested epoch's."""
     folder = run_folder_of(path)
     summary = runs.read_summary(folder) if folder else None
-    facts = {"dataset": content.get("datamodule_hyper_parameters", {}).get("dataset")}
+    facts = {
+        "dataset": content.get("datamodule_hyper_parameters", {}).get("dataset"),
+        "init_from": content["hyper_parameters"].get("init_from"),
+        "split": data_state(content).get("split"),
+    }
     if summary:
         facts |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
-        if summary["epochs"] == content["epoch"] + 1:
-            facts |= {"epochs": summary["epochs"], "test_accuracy": summary["test_acc"]}
-            facts["test_images"] = summary["test_images"]
+        if summary.get("epochs") == content.get("epoch", -1) + 1:
+            facts |= {"epochs": summary["epochs"], "test_accuracy": summary.get("test_acc")}
+            facts |= {name: summary.get(name) for name in ("test_images", "tested_on")}
     return {name: value for name, value in facts.items() if value is not None}

@@ -108,6 +108,14 @@ def test_an_uneven_size_is_spread_over_the_first_classes():
     assert torch.bincount(labels[chosen]).tolist() == [3, 3, 3] + [2] * 7
 
 
+def test_no_class_loses_its_only_image():
+    labels = torch.tensor([0] + [1] * 6 + [2] * 6 + [3] * 6 + [4] * 6)
+    for size in range(len(labels) - 4):
+        chosen = stratified_split(labels, size=size, seed=0)
+        assert chosen.sum() == size
+        assert torch.bincount(labels[~chosen], minlength=5).min() >= 1
+
+
 def test_the_split_depends_on_its_own_seed_alone():
     labels = torch.arange(10).repeat(20)
     torch.manual_seed(1)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from minivgg_pl import evaluation
-from minivgg_pl.evaluate import main
+from minivgg_pl.evaluate import main, parse_arguments
 from tests.conftest import SYNTHETIC_SIZE
 
 # Four images of three classes; the third and the fourth are mistakes.
@@ -82,13 +82,19 @@ def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, data_option
     assert f"folder           {folder.relative_to(tmp_path)}" in out
 
 
+def test_options_of_the_data_may_stand_anywhere():
+    args, data = parse_arguments(["--data.dataset", "synthetic", "wide", "--data=M", "--tta", "flip", "--data.root=x"])
+    assert (args.weights, args.tta) == ("wide", "flip")
+    assert data == ["--data.dataset", "synthetic", "--data=M", "--data.root=x"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["nothing"], "nothing: there is no such file or folder; give classic, wide"),
         (["wide", "--output=."], "--output .: it exists; give a new folder"),
         (["wide", "--tta=crop"], "invalid choice: 'crop'"),
-        (["wide", "--speed=3"], "--speed=3: no such option"),
+        (["wide", "--speed=3"], "unrecognized arguments: --speed=3"),
         (["wide", "--data.size=3"], "Option 'data.size' is not accepted"),
         (["wide", "--data=Nope"], "--data minivgg_pl.Nope: no such class"),
         (["wide", "SYNTHETIC"], "it knows 10 classes (airplane, automobile, bird, ...), and the data have 10"),

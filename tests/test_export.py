@@ -125,6 +125,18 @@ def test_weights_survive_the_way_to_keras_and_back_bit_for_bit(variant, tmp_path
     assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in tensors.items())
 
 
+def test_keras_weights_for_other_classes_start_all_but_the_classifier(tmp_path):
+    from minivgg_pl.keras_weights import keras_bytes
+    from minivgg_pl.weights import load_initial_weights
+
+    net, three = MiniVGG("classic"), MiniVGG("classic", num_classes=3)
+    (tmp_path / "it.weights.h5").write_bytes(keras_bytes(net))
+    before = three.classifier.weight.clone()
+    load_initial_weights(three, tmp_path / "it.weights.h5")
+    assert torch.equal(three.dense.weight, net.dense.weight)
+    assert torch.equal(three.classifier.weight, before)
+
+
 def test_a_normalised_network_says_what_keras_must_put_in_front(export, source, capfd):
     assert export("--to=keras") == 0
     code = capfd.readouterr().out.splitlines()[-1].partition("layers: ")[2]
@@ -179,6 +191,11 @@ def test_keras_files_of_the_other_variant_name_the_layer(tmp_path):
     path.write_bytes(keras_bytes(MiniVGG("wide")))
     with pytest.raises(InputError, match=r"layers/conv2d has shape \(3, 3, 3, 64\) where block1.conv1.weight of cl"):
         read_keras_weights(path, MiniVGG("classic"))
+    content = bytearray(keras_bytes(MiniVGG("classic")))
+    content[100:5000] = bytes(4900)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="it.weights.h5: "):
+        read_keras_weights(path, MiniVGG("classic"))
     path.write_bytes(b"no file of Keras'")
     with pytest.raises(InputError, match="not a readable .weights.h5 file"):
         read_keras_weights(path, MiniVGG("classic"))
@@ -191,6 +208,7 @@ def test_keras_files_of_the_other_variant_name_the_layer(tmp_path):
         ([], "required: --to"),
         (["--to=onnx", "--output=it.pb"], "--output it.pb: give a name that ends in .onnx"),
         (["--to=onnx", "--half"], "--half has no effect with --to onnx"),
+        (["--to=pretrained"], "give --overwrite if that is meant"),
         (["--to=pretrained", "--output=it"], "--output has no effect with --to pretrained"),
         (["--to=pt2", "--output=nowhere/it.pt2"], "there is no folder"),
         (["--to=model-card"], "the file exists; give another name, or --overwrite"),

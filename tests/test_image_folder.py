@@ -136,6 +136,10 @@ def _other_classes(folder):
         (_two_classes_gone, {}, "1 class folders; give a folder with one folder of pictures for each of two"),
         (_empty_class, {}, "Found no valid file for the classes nothing"),
         (_other_classes, {}, "train and val differ in their classes: middle, odd"),
+        (lambda folder: (folder / "dark" / "gone.png").symlink_to("nowhere"), {}, "gone.png: cannot be read"),
+        (lambda folder: [make_pictures(folder / s) for s in ("val", "test")], {}, "val and test but no train folder"),
+        (None, {"val_size": float("nan")}, "val_size is nan"),
+        (None, {"val_size": float("inf")}, "val_size is inf"),
         (None, {"val_size": 0}, "without a val or test folder, give at least one image"),
         (None, {"val_size": 58}, "val_size is 58"),
         (None, {"val_size": 2.5}, "a whole number of images, or a share below 1"),
@@ -156,7 +160,59 @@ def test_a_picture_that_cannot_be_read_is_named_and_leaves_no_cache(pictures):
     (pictures / "light" / "05.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="05.png: not a picture"):
         load(pictures)
-    assert not list((pictures / ".minivgg_cache").iterdir())
+    assert not (pictures / ".minivgg_cache").exists()
+
+
+def test_folders_may_share_a_cache(pictures, tmp_path):
+    other = make_pictures(tmp_path / "other")
+    first = ImageFolderDataModule(str(pictures), batch_size=8, cache_dir=str(tmp_path / "cache"))
+    first.prepare_data()
+    load(other, cache_dir=str(tmp_path / "cache"))
+    first.setup("fit")
+    assert len(first.train_set) == 48
+
+
+def test_a_picture_that_goes_away_while_training_does_not_matter(pictures):
+    data = load(pictures)
+    before = data.integrity
+    (pictures / "dark" / "03.png").unlink()
+    data.prepare_data()
+    assert data.integrity == before
+
+
+def test_paths_may_be_path_objects_and_checkpoints_hold_none(pictures):
+    data = ImageFolderDataModule(pictures, cache_dir=pictures.parent / "cache")
+    assert {type(value) for value in data.hparams.values()} <= {str, int, float, type(None)}
+
+
+def test_files_that_are_no_pictures_are_passed_over(pictures):
+    for name in ("notes.pdf", "data.h5", "film.mpg"):
+        (pictures / "dark" / name).write_bytes(b"no picture")
+    assert len(ImageFolderDataModule(str(pictures)).samples["train"]) == 3 * PER_CLASS
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    make_pictures(tmp_path / "vehicles", shades={"bus": 50, "train": 200})
+    assert ImageFolderDataModule(str(tmp_path / "vehicles")).class_names == ["bus", "train"]
+
+
+def test_a_folder_of_another_name_is_evaluated_whole_and_its_own_only_where_it_was_held_out(pictures, tmp_path):
+    from minivgg_pl.evaluate import _images_to_test
+    from minivgg_pl.weights import TrainedNetwork
+
+    trained_on = load(pictures, val_size=0.1, split_seed=7)
+    facts = {"split": trained_on.state_dict()["split"], "dataset": "pictures"}
+    network = TrainedNetwork(None, [], facts)
+    seen = {image.numpy().tobytes() for image in trained_on.train_set.images}
+    tested = _images_to_test(ImageFolderDataModule(str(pictures)), network)
+    assert len(tested) == 6
+    assert not seen & {tested.bytes_at(index).numpy().tobytes() for index in range(6)}
+    other = ImageFolderDataModule(str(make_pictures(tmp_path / "other")))
+    other.prepare_data()
+    assert len(_images_to_test(other, TrainedNetwork(None, [], {}))) == 60
+    (pictures / "dark" / "00.png").unlink()
+    with pytest.raises(InputError, match="have changed since"):
+        _images_to_test(ImageFolderDataModule(str(pictures)), network)
 
 
 def test_a_missing_folder_is_refused():
@@ -187,5 +243,11 @@ def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(picture
     run_train("--config=runs/classic-pictures/1/config.yaml", "--epochs=1", cwd=tmp_path)
     assert (run.parent / "2" / "summary.json").exists()
     (run / "checkpoints" / "last.ckpt").rename(tmp_path / "alone.ckpt")
+    (tmp_path / "pictures" / "dark" / "extra.png").write_bytes((tmp_path / "pictures/dark/00.png").read_bytes())
+    process = run_train("--resume=alone.ckpt", "--epochs=4", "--gpus=0", cwd=tmp_path, check=False)
+    assert process.returncode == 2
+    assert "are not those that the run was trained on" in process.stderr
+    assert not (run.parent / "3").exists()
+    (tmp_path / "pictures" / "dark" / "extra.png").unlink()
     run_train("--resume=alone.ckpt", "--epochs=4", "--gpus=0", cwd=tmp_path)
     assert json.loads((run.parent / "3" / "summary.json").read_text())["epochs"] == 4

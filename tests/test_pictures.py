@@ -70,6 +70,13 @@ def test_grey_has_one_channel(pixels, tmp_path):
     assert grey.dtype == np.uint8
 
 
+def test_an_eps_is_not_opened_whatever_its_name(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "cat.jpg")
+    with pytest.raises(InputError, match="not a picture"):
+        read_picture(tmp_path / "cat.jpg")
+
+
 def png_of_size(width, height):
     """A PNG of a few bytes that says it is that large."""
 

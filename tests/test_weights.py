@@ -123,7 +123,9 @@ def _options(path, **changed):
         (lambda path: torch.save({"a": 1}, path), "not a readable .safetensors file"),
         (lambda path: save_file(load_file(path), path), "lacks the metadata"),
         (lambda path: _edit(path, class_names="[1"), "its metadata are damaged"),
-        (lambda path: _edit(path, class_names='["cat"]'), "names 1 classes for 10 logits"),
+        (lambda path: _edit(path, class_names='["cat"]'), "does not name its 10 classes, but says"),
+        (lambda path: _edit(path, class_names="5"), "does not name its 10 classes, but says 5"),
+        (lambda path: _edit(path, network="{}"), "has shape|stands in only one"),
         (lambda path: _edit(path, {"classifier.weight": torch.zeros(3, 256)}), "classifier.weight has shape"),
         (lambda path: _edit(path, {"extra": torch.zeros(1)}), "extra stands in only one of them"),
         (lambda path: _edit(path, network=_options(path, variant="classic")), "block1.conv1.bias|has shape"),
@@ -157,6 +159,43 @@ def test_a_pickle_is_refused_and_its_payload_does_not_run(name, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_folder_does_not_hide_the_weights_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wide").mkdir()
+    assert load_trained("wide").facts["dataset"] == "cifar10"
+    with pytest.raises(InputError, match="has no checkpoints/last.ckpt"):
+        load_trained("./wide")
+
+
+def test_a_damaged_summary_does_not_hide_the_weights(finished_run, tmp_path):
+    shutil.copytree(finished_run[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text('{"epochs": ')
+    assert "test_accuracy" not in load_trained(tmp_path / "run").facts
+
+
+def test_a_checkpoint_without_hyperparameters_is_refused(tmp_path):
+    torch.save({"state_dict": {}, "hyper_parameters": None}, tmp_path / "it.ckpt")
+    with pytest.raises(InputError, match="not a checkpoint that Lightning wrote"):
+        load_trained(tmp_path / "it.ckpt")
+
+
+def test_only_the_variants_own_network_for_cifar10_can_be_shipped():
+    net = MiniVGG("wide", num_classes=2)
+    with pytest.raises(InputError, match="only a wide trained on CIFAR-10"):
+        weights.ship(TrainedNetwork(net, ["no", "yes"], {"dataset": "pictures"}))
+
+
+def test_weights_to_start_from_are_not_read_again_over_a_checkpoint(file, finished_run, tmp_path, synthetic_root):
+    options = {"variant": "wide", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "init_from": file}
+    module = LitMiniVGG(**options)
+    assert module.hparams.init_from == str(file)
+    module.on_load_checkpoint({})
+    before = module.net.dense.weight.clone()
+    module.on_fit_start()
+    assert torch.equal(module.net.dense.weight, before)
+    LitMiniVGG(**options).on_fit_start()
+
+
 class TestStartingFromWeights:
     def test_all_weights_are_taken(self, trained, file):
         net = MiniVGG("wide", mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]).eval()
@@ -171,7 +210,7 @@ class TestStartingFromWeights:
         assert torch.equal(net.classifier.weight, before)
 
     def test_weights_and_normalisation_do_not_part(self, file):
-        with pytest.raises(InputError, match=r"another mean: give --model.mean \[0.5, 0.4, 0.3\]"):
+        with pytest.raises(InputError, match=r"another mean: give --model.mean=\[0.5,0.4,0.3\]"):
             load_initial_weights(MiniVGG("wide"), file)
 
     def test_another_variant_is_refused(self, file):
