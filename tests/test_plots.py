@@ -1,5 +1,6 @@
 """Real pictures, opened again, and the text and curves of the figures behind them."""
 
+import errno
 import math
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 
 from minivgg_pl import class_plots, figures, plots
 from minivgg_pl.article import article_rows
+from minivgg_pl.errors import InputError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NAN = math.nan
@@ -155,13 +157,12 @@ def test_no_rows_are_refused(tmp_path: Path) -> None:
 def test_a_failed_write_keeps_the_old_picture_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_half(self: Figure, path: Path, **_: str) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("disk full")
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "curves.png").write_bytes(b"old")
-    monkeypatch.setattr(Figure, "savefig", write_half)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("minivgg_pl.outputs.os.replace", fail)
+    with pytest.raises(InputError, match="curves.png cannot be written: No space left on device"):
         plots.draw_curves(make_rows(2), tmp_path / "curves.png", "a title")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"curves.png": b"old"}
 
