@@ -4,6 +4,6 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SHA256 = {
-    "classic": "9b0011e05dae09ea4c349734839f2064d4951cc8247247955926321f3ce8bafb",
-    "wide": "bd35ff0a3677fe770d7cb0b72d107ee23ddde9a5a80b76f55d798119dea3ab6f",
+    "classic": "9dce197c1dd7af9108235d05106bfee26dd5b8bdd0556be10569d263d23b48e2",
+    "wide": "26f2be1f2536bbfcdcd2cfdd0621e28ce9feed19cb562effab4cb40c19d2e5db",
 }
