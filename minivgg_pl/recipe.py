@@ -30,10 +30,14 @@ def recipe_path(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-@cache
 def recipe_options(name: str) -> dict[str, Any]:
     """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.05}`."""
-    return dotted_options(yaml.safe_load(recipe_path(name).read_text()))
+    return dict(_read(recipe_path(name)))
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    return dotted_options(yaml.safe_load(path.read_text()))
 
 
 def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:

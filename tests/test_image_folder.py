@@ -220,7 +220,7 @@ def test_a_missing_folder_is_refused():
         ImageFolderDataModule("nowhere")
 
 
-def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(pictures, tmp_path, capfd):
+def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(pictures, tmp_path, monkeypatch, capfd):
     from minivgg_pl.evaluate import main as evaluate
     from minivgg_pl.predict import main as predict
 
@@ -236,7 +236,7 @@ def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(picture
     assert [line.split(",")[0] for line in (run / "report.csv").read_text().splitlines()[1:]] == list(SHADES)
     assert predict([str(tmp_path / "pictures" / "dark" / "00.png"), f"--weights={run}", "--top=9"]) == 0
     assert set(capfd.readouterr().out.rstrip("\n").split("\t")[1::2]) == set(SHADES)
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert evaluate([str(run), *options, "--data.image_size=16", "--data.in_channels=1"]) == 0
     assert f"{summary['test_acc']:.2%}" in capfd.readouterr().out
     # Its config repeats it, and a bare checkpoint still knows what it was trained on.
