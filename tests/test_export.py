@@ -150,14 +150,12 @@ def test_a_normalised_network_says_what_keras_must_put_in_front(export, source, 
     assert np.allclose(theirs, ours, atol=1e-4)
 
 
-def test_training_goes_on_from_keras_weights(tmp_path, synthetic_options):
-    from tests.conftest import run_train
-
+def test_training_goes_on_from_keras_weights(tmp_path, synthetic_options, train_here):
     model = article_model("classic")
     randomize(model)
     model.save_weights(tmp_path / "it.weights.h5")
     options = ["--model.init_from=it.weights.h5", "--trainer.max_steps=1", "--model.lr=1e-30"]
-    run_train(*synthetic_options, *options, cwd=tmp_path)
+    assert train_here(*synthetic_options, *options) == 0
     trained = load_trained(tmp_path / "runs" / "classic-synthetic" / "1").net.state_dict()
     expected = read_keras_weights(tmp_path / "it.weights.h5", MiniVGG("classic"))
     kernels = [name for name in expected if name.endswith("weight")]

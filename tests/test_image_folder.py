@@ -10,7 +10,6 @@ from PIL import Image
 
 from minivgg_pl import ImageFolderDataModule, image_folder
 from minivgg_pl.errors import InputError
-from tests.conftest import run_train
 
 SHADES = {"dark": 40, "light": 200, "middle": 120}
 PER_CLASS = 20
@@ -220,34 +219,41 @@ def test_a_missing_folder_is_refused():
         ImageFolderDataModule("nowhere")
 
 
-def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(pictures, tmp_path, monkeypatch, capfd):
+def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(pictures, tmp_path, train_here, capfd):
     from minivgg_pl.evaluate import main as evaluate
     from minivgg_pl.predict import main as predict
 
     options = ["--data=minivgg_pl.ImageFolderDataModule", "--data.root=pictures"]
-    more = ["--data.image_size=16", "--data.in_channels=1", "--data.batch_size=8", "--gpus=0", "--epochs=3"]
-    process = run_train(*options, *more, cwd=tmp_path)
+    more = ["--data.image_size=16", "--data.in_channels=1"]
+    assert train_here(*options, *more, "--data.batch_size=8", "--gpus=0", "--epochs=3") == 0
     run = tmp_path / "runs" / "classic-pictures" / "1"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["dataset"] == "pictures"
-    assert summary["validation"] == "12 training images held out"
+    assert summary["validation"] == summary["tested_on"] == "12 training images held out"
     assert summary["num_parameters"] < 2_171_178
-    assert "12 training images held out" in process.stdout
+    assert "12 training images held out" in capfd.readouterr().out
     assert [line.split(",")[0] for line in (run / "report.csv").read_text().splitlines()[1:]] == list(SHADES)
     assert predict([str(tmp_path / "pictures" / "dark" / "00.png"), f"--weights={run}", "--top=9"]) == 0
     assert set(capfd.readouterr().out.rstrip("\n").split("\t")[1::2]) == set(SHADES)
-    monkeypatch.chdir(tmp_path)
-    assert evaluate([str(run), *options, "--data.image_size=16", "--data.in_channels=1"]) == 0
+    assert evaluate([str(run), *options, *more]) == 0
     assert f"{summary['test_acc']:.2%}" in capfd.readouterr().out
-    # Its config repeats it, and a bare checkpoint still knows what it was trained on.
-    run_train("--config=runs/classic-pictures/1/config.yaml", "--epochs=1", cwd=tmp_path)
-    assert (run.parent / "2" / "summary.json").exists()
-    (run / "checkpoints" / "last.ckpt").rename(tmp_path / "alone.ckpt")
-    (tmp_path / "pictures" / "dark" / "extra.png").write_bytes((tmp_path / "pictures/dark/00.png").read_bytes())
-    process = run_train("--resume=alone.ckpt", "--epochs=4", "--gpus=0", cwd=tmp_path, check=False)
-    assert process.returncode == 2
-    assert "are not those that the run was trained on" in process.stderr
-    assert not (run.parent / "3").exists()
-    (tmp_path / "pictures" / "dark" / "extra.png").unlink()
-    run_train("--resume=alone.ckpt", "--epochs=4", "--gpus=0", cwd=tmp_path)
-    assert json.loads((run.parent / "3" / "summary.json").read_text())["epochs"] == 4
+
+
+def test_a_run_on_a_folder_is_repeated_by_its_config_and_resumed_from_a_bare_checkpoint(
+    pictures, tmp_path, train_here, capfd
+):
+    options = ["--data=minivgg_pl.ImageFolderDataModule", "--data.root=pictures", "--data.batch_size=8"]
+    assert train_here(*options, "--gpus=0", "--epochs=2") == 0
+    folder = tmp_path / "runs" / "classic-pictures"
+    assert train_here("--config=runs/classic-pictures/1/config.yaml", "--epochs=1") == 0
+    assert json.loads((folder / "2" / "summary.json").read_text())["dataset"] == "pictures"
+    (folder / "1" / "checkpoints" / "last.ckpt").rename(tmp_path / "alone.ckpt")
+    extra = tmp_path / "pictures" / "dark" / "extra.png"
+    extra.write_bytes((tmp_path / "pictures" / "dark" / "00.png").read_bytes())
+    capfd.readouterr()
+    assert train_here("--resume=alone.ckpt", "--epochs=4", "--gpus=0") == 2
+    assert "are not those that the run was trained on" in capfd.readouterr().err
+    assert not (folder / "3").exists()
+    extra.unlink()
+    assert train_here("--resume=alone.ckpt", "--epochs=4", "--gpus=0") == 0
+    assert json.loads((folder / "3" / "summary.json").read_text())["epochs"] == 4
