@@ -32,7 +32,7 @@ def fit_model_to_data(model: Any, data: ImageDataModule) -> None:
     channels, size, _ = data.image_shape
     for name, value in (("num_classes", len(data.class_names)), ("in_channels", channels), ("image_size", size)):
         if model[name] not in (HYPERPARAMETER_DEFAULTS[name], value):
-            raise InputError(f"--model.{name} {model[name]}: the data have {value}; leave it out")
+            raise InputError(f"--model.{name} {model[name]}: the data have {value}; leave it out, of a config file too")
         model[name] = value
 
 
