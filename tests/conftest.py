@@ -9,6 +9,9 @@ import pytest
 
 # Keras reads it at import; its torch backend needs no TensorFlow.
 os.environ["KERAS_BACKEND"] = "torch"
+# One thread for each of pytest-xdist's workers and what they start, so that they do not fight over the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN = REPOSITORY / "scripts" / "train.py"
