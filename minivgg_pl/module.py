@@ -59,6 +59,8 @@ class LitMiniVGG(LightningModule):
         warmup: With `triangular`: share of all updates before the peak, in [0, 1).
         label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
             test losses are never smoothed.
+        dropout_samples: How many dropout masks each image's features pass in a training step, from the last block's
+            dropout on; the loss is the mean over them (see `MiniVGG.forward`). Default: 1, as everywhere.
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
@@ -92,6 +94,7 @@ class LitMiniVGG(LightningModule):
         lr_decay: float = 0.01 / 40,
         warmup: float = 0.2,
         label_smoothing: float = 0.0,
+        dropout_samples: int = 1,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         init: Literal["glorot", "whitened"] = "glorot",
         batch_norm_images: int = 0,
@@ -146,7 +149,8 @@ class LitMiniVGG(LightningModule):
         """Return the batch's mean cross-entropy `()`."""
         images, targets = batch
         self._keep_first_images(images)
-        logits = self.net(images)
+        logits = self.net(images, self.hparams.dropout_samples)
+        targets = targets.repeat(self.hparams.dropout_samples, 1)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
         self.train_totals.update(loss, logits, targets)
         return loss

@@ -136,8 +136,15 @@ class MiniVGG(nn.Module):
             for conv in others:
                 pass_on(conv)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, dropout_samples: int = 1) -> Tensor:
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1].
+
+        Args:
+            images: As above.
+            dropout_samples: How often the features of the convolutions pass through what follows, from the last
+                block's dropout on, each time under another dropout mask. For training: the average over masks is a
+                steadier gradient, and the convolutions, most of the work, run once (multi-sample dropout,
+                arXiv:1905.09788). The logits are then `(dropout_samples * N, num_classes)`, all images in each pass.
 
         Raises:
             ValueError: On images of another shape, or of an integer type.
@@ -149,8 +156,12 @@ class MiniVGG(nn.Module):
             x = x - self.mean
         if self.std is not None:
             x = x / self.std
-        for number in range(1, self.num_blocks + 1):
-            x = self.get_submodule(f"block{number}")(x)
+        *blocks, last_block = (self.get_submodule(f"block{number}") for number in range(1, self.num_blocks + 1))
+        for block in blocks:
+            x = block(x)
+        for layer in last_block[:-1]:
+            x = layer(x)
+        x = last_block.dropout(torch.cat([x] * dropout_samples) if dropout_samples > 1 else x)
         x = self.dense_relu(self.dense(self.flatten(x)))
         return self.classifier(self.dense_dropout(self.dense_bn(x)))
 

@@ -64,6 +64,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         (["--model.optimizer", "adam"], "model.optimizer"),
         (["--model.schedule", "cosine"], "model.schedule"),
         (["--model.label_smoothing", "1"], "label_smoothing is 1.0: give 0 to below 1"),
+        (["--model.dropout_samples", "0"], "dropout_samples is 0: give 1 "),
         (["--model.warmup", "0.3"], "warmup 0.3 has no effect with --model.schedule decay"),
         (["--model.adamw_lr", "0.1"], "adamw_lr 0.1 has no effect with --model.optimizer sgd"),
         (["--recipe", "modern", "--model.adamw_lr", "0"], "adamw_lr is 0.0: give a finite learning rate"),
