@@ -69,8 +69,8 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def torch_side(trained: TrainedNetwork, images: torch.Tensor) -> Callable[[], object]:
-    """Return what runs the network on `images` as `MiniVGG` users would."""
-    net = trained.net.eval()
+    """Return what runs the network on `images`, in the memory order that predict.py's have."""
+    net, images = trained.net, images.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def run() -> object:
