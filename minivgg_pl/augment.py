@@ -51,14 +51,15 @@ class Augmentation:
         shifts = torch.randint(-self.shift, self.shift + 1, (size, 2), generator=generator)
         self.flips, self.shifts = flips.to(device), shifts.to(device)
 
-    def apply(self, images: Tensor, index: Tensor) -> Tensor:
-        """Return the images `(B, H, W, C)` at `index` `(B,)` of `images` `(N, H, W, C)`, flipped and shifted.
+    def apply(self, images: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+        """Return the images `(B, H, W, C)` at `rows` `(B,)` of `images` `(N, H, W, C)`, flipped and shifted.
 
-        Where nothing was drawn, outside an epoch or with another sampler, they stay as they are.
+        `index` `(B,)` numbers them within the epoch. Where nothing was drawn, outside an epoch or with another
+        sampler, they stay as they are.
         """
         if not len(self.flips):
-            return images[index]
-        return flip_and_shift(images, index, self.flips[index], self.shifts[index])
+            return images[rows]
+        return flip_and_shift(images, rows, self.flips[index], self.shifts[index])
 
 
 def flip_and_shift(images: Tensor, index: Tensor, flips: Tensor, shifts: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: Images `(B, 3, 32, 32)` of the training set, at least one batch of two or more.
     """
     modes = {module: module.training for module in net.modules()}
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    norms = _batch_norms(net)
     momenta = [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:
@@ -38,7 +38,10 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
 
 def average_over_devices(net: nn.Module, module: LightningModule) -> None:
     """Give every device the mean of all devices' statistics."""
-    for norm in net.modules():
-        if isinstance(norm, _BatchNorm):
-            for statistic in (norm.running_mean, norm.running_var):
-                statistic.copy_(module.trainer.strategy.reduce(statistic, reduce_op="mean"))
+    for norm in _batch_norms(net):
+        for statistic in (norm.running_mean, norm.running_var):
+            statistic.copy_(module.trainer.strategy.reduce(statistic, reduce_op="mean"))
+
+
+def _batch_norms(net: nn.Module) -> list[_BatchNorm]:
+    return [module for module in net.modules() if isinstance(module, _BatchNorm)]

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 
-from minivgg_pl import plots, runs
+from minivgg_pl import class_plots, plots, reports, runs
 from minivgg_pl.article import article_rows
 from minivgg_pl.resume import ResumePoint
 
@@ -228,12 +228,8 @@ class TestReport(Callback):
             return
         report = {name: value.tolist() for name, value in pl_module.class_report.items()}
         names = trainer.datamodule.class_names
-        lines = ["class,precision,recall,f1,support"]
-        for number, name in enumerate(names):
-            scores = ",".join(f"{report[column][number]:.4f}" for column in ("precision", "recall", "f1"))
-            lines.append(f"{name},{scores},{sum(report['confusion_matrix'][number])}")
-        runs.write_text(self.recorder.folder / "report.csv", "\n".join(lines) + "\n")
+        reports.write_class_report(self.recorder.folder / "report.csv", names, report)
         path = self.recorder.folder / "confusion_matrix.png"
-        plots.draw_confusion_matrix(
+        class_plots.draw_confusion_matrix(
             report["confusion_matrix"], names, path, f"{self.recorder.title}: test set, last epoch"
         )

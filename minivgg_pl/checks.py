@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.data import NUM_CLASSES
 from minivgg_pl.errors import InputError
+from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.recipe import RECIPES, recipe_options
 
@@ -22,11 +22,18 @@ OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "sc
 
 
 def check_model(model: Any) -> None:
-    """Check what the parser lets through: a null where a value must be, and classes that the data do not have."""
+    """Check what the parser lets through: a null where a value must be."""
     if model is None or model.variant is None:
         raise InputError(f"--model.variant null: choose one of {', '.join(ARCHITECTURES)}")
-    if model.num_classes != NUM_CLASSES:
-        raise InputError(f"--model.num_classes {model.num_classes}: the data have {NUM_CLASSES}; leave it out")
+
+
+def fit_model_to_data(model: Any, data: ImageDataModule) -> None:
+    """Set what the data decide: number of classes, channels and size; refuse other values that were typed."""
+    channels, size, _ = data.image_shape
+    for name, value in (("num_classes", len(data.class_names)), ("in_channels", channels), ("image_size", size)):
+        if model[name] not in (HYPERPARAMETER_DEFAULTS[name], value):
+            raise InputError(f"--model.{name} {model[name]}: the data have {value}; leave it out, of a config file too")
+        model[name] = value
 
 
 def check_trainer(trainer: Any) -> None:

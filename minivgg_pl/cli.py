@@ -1,6 +1,8 @@
 """The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
 
+import inspect
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -15,11 +17,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl import callbacks, checks, runs
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
-from minivgg_pl.data import CIFAR10DataModule
+from minivgg_pl.data_options import build_data, import_data_class, named_data_class
 from minivgg_pl.errors import InputError
+from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.precision import choose_precision
-from minivgg_pl.recipe import flatten, recipe_of
+from minivgg_pl.recipe import dotted_options, recipe_of
 from minivgg_pl.resume import ResumePoint
 
 TRAINER_DEFAULTS = {
@@ -37,7 +40,22 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the one line and exit with code 2."""
-        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
+        if not self.exit_on_error:
+            # A parser of one class's options, whose message the parser around it takes up.
+            super().error(message, ex)
+        sys.exit(fail(f"{_shortened(message)} (see --help)", EXIT_BAD_INPUT))
+
+
+def _shortened(message: str) -> str:
+    """Return the reason alone, where jsonargparse lists every type that an option's class is not."""
+    # The reasons are indented by eight, the types that follow by four.
+    pattern = r"Parser key \"([^\"]+)\":.*?given class_path '([^']+)':\n(.+?)(\n {,4}\S|\Z)"
+    about = re.search(pattern, message, re.DOTALL)
+    if not about:
+        return message
+    key, class_path, reason = about[1], about[2], about[3].strip()
+    reason = reason.replace('Parser key "', f'Parser key "{key}.').replace("Option '", f"Option '{key}.")
+    return f"--{key} {class_path}: {reason}"
 
 
 class MiniVGGCLI(LightningCLI):
@@ -52,9 +70,11 @@ class MiniVGGCLI(LightningCLI):
         self.resume = resume
         self.recorder: callbacks.RunRecorder | None = None
         self.lacks_bf16 = False
+        self.data_class_path = named_data_class(args)
         super().__init__(
             LitMiniVGG,
-            CIFAR10DataModule,
+            ImageDataModule,
+            subclass_mode_data=True,
             save_config_callback=callbacks.SaveRunConfig,
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
@@ -72,6 +92,7 @@ class MiniVGGCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
+        parser.set_defaults({"data": {"class_path": self.data_class_path}})
         parser.add_argument(
             "--curves.reference",
             type=Literal["article"] | None,
@@ -90,6 +111,9 @@ class MiniVGGCLI(LightningCLI):
         """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
         config = self.config
         checks.check_model(config.model)
+        # One to ask what the data are; LightningCLI makes its own later.
+        data = build_data(config.data)
+        checks.fit_model_to_data(config.model, data)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         checks.check_trainer(config.trainer)
@@ -101,15 +125,15 @@ class MiniVGGCLI(LightningCLI):
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"
         if self.resume:
-            self.resume.check_unchanged(yaml.safe_load(self.parser.dump(config, skip_none=False)))
+            self.resume.check_unchanged(self._dotted(config), self.default_options())
+            data.check_state(self.resume.data_state)
         base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
-        synthetic = config.data.dataset == "synthetic"
-        name = config.model.variant + ("-synthetic" if synthetic else "")
-        title = f"mini VGG {config.model.variant} on " + ("synthetic data, not CIFAR-10" if synthetic else "CIFAR-10")
+        name = config.model.variant + data.run_suffix
+        title = f"mini VGG {config.model.variant} on {data.title}"
         runs.check_base(base / name)
         self.recorder = callbacks.RunRecorder(base, name, title, self.resume)
         self.save_config_kwargs = {"recorder": self.recorder}
-        self.trainer_defaults["callbacks"] = self._callbacks(config)
+        self.trainer_defaults["callbacks"] = self._callbacks(config, data)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, then make sure of the data: what is wrong with either is said before a run starts."""
@@ -123,25 +147,36 @@ class MiniVGGCLI(LightningCLI):
             raise InputError(f"--trainer: {error}") from error
         finally:
             logger.setLevel(level)
+        # Before a run folder is made. A resumed run has weights.
+        self.model.has_initial_weights = self.resume is not None
+        self.model.load_initial_weights()
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
 
     def recipe(self) -> str | None:
         """Return the recipe that the options amount to, or None for a mixture of the user's own."""
-        options, defaults = (self.parser.dump(c, skip_none=False) for c in (self.config, self.parser.get_defaults()))
-        return recipe_of(*(dict(flatten(yaml.safe_load(text))) for text in (options, defaults)))
+        return recipe_of(self._dotted(self.config), self.default_options())
 
-    def _callbacks(self, config: Any) -> list[Callback]:
+    def default_options(self) -> dict[str, Any]:
+        """Return every option's default by its dotted name, the data's those of the data module in use."""
+        parameters = inspect.signature(import_data_class(self.config.data.class_path)).parameters.values()
+        data = {f"data.{parameter.name}": parameter.default for parameter in parameters}
+        return self._dotted(self.parser.get_defaults()) | data
+
+    def _dotted(self, config: Any) -> dict[str, Any]:
+        # A data module may have options without a default, and defaults alone are then not valid.
+        return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
+
+    def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
         chosen: list[Callback] = [callbacks.RandomState()]
         if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:
             return chosen
-        val_label = "validation (test set)" if config.data.val_size == 0 else "validation (held out)"
         chosen += [
             self.recorder,
             callbacks.EpochLines(self.recorder),
-            callbacks.CurvePlot(self.recorder, config.model.variant, config.curves.reference, val_label),
+            callbacks.CurvePlot(self.recorder, config.model.variant, config.curves.reference, data.val_label),
             callbacks.TestReport(self.recorder),
         ]
         if config.trainer.enable_checkpointing is not False:
@@ -149,6 +184,18 @@ class MiniVGGCLI(LightningCLI):
             chosen.append(callbacks.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
             chosen.append(callbacks.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
         return chosen
+
+
+def parse_data(options: list[str]) -> ImageDataModule:
+    """Return the data module that `--data` and `--data.*` options describe.
+
+    Raises:
+        InputError: On a value out of range; what the parser refuses ends the process with its one line.
+    """
+    parser = OneLineParser()
+    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    parser.set_defaults({"data": {"class_path": named_data_class(options)}})
+    return build_data(parser.parse_args(options).data)
 
 
 def _shows_bar(config: Any) -> bool:

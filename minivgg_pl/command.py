@@ -1,7 +1,10 @@
 """The command's front door: help, short names and one-line errors. Imports torch only once it is needed."""
 
+import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.errors import InputError
@@ -17,20 +20,24 @@ HELP = """\
 usage: train.py [--variant {classic,wide}] [--recipe NAME] [--gpus N] [--epochs N] [--resume RUN] [--compile]
                 [--data.* ...] [--model.* ...] [--trainer.* ...] [--config FILE.yaml]
 
-Trains a mini VGG on CIFAR-10, tests the last epoch's network, and leaves a run folder: config.yaml, metrics.csv (a
-row an epoch), curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
+Trains a mini VGG on CIFAR-10 or on your own pictures, tests the last epoch's network, and leaves a run folder:
+config.yaml, metrics.csv (a row an epoch), curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
 
   --variant NAME       {variants} (default: classic)
   --recipe NAME        article, modern (more accurate) or speedrun (82 % soonest); other options win (default: article)
   --gpus N             number of GPUs; 0 is the CPU (default: one GPU if there is one, else the CPU)
   --epochs N           passes over the training images (default: {epochs})
   --resume RUN         continue a run: its folder, or a .ckpt file; the trainer's options may change, such as --epochs
+  --data MODULE        minivgg_pl.ImageFolderDataModule: your own pictures in --data.root DIR, a folder for each class;
+                       minivgg_pl.TorchvisionDataModule with --data.dataset CIFAR100, FashionMNIST, MNIST or SVHN
   --data.root DIR      folder with the data, or where they are downloaded to, 170 MB (default: data)
   --data.dataset NAME  cifar10, or synthetic: ten drawn shapes, no download (default: cifar10)
   --data.url URL       a mirror of cifar-10-python.tar.gz; any is safe, the MD5 is checked
   --data.batch_size N  images a batch (default: 64)
   --data.val_size N    training images held out for validation; 0 validates on the test set (default: 0)
   --model.lr RATE      learning rate of the first batch (default: 0.01)
+  --model.init_from WEIGHTS  start from trained weights: classic, wide, a run folder, .ckpt, .safetensors, or Keras'
+                       .weights.h5 of the article's model (default: start anew)
   --model.dense_units N  hidden dense units (default: 512 and 256; 300 is the article's listing of wide)
   --compile            torch.compile the network first (a minute); pays off in long runs, if at all on your machine
   --seed_everything N  seed of weights, order and dropout (default: 0)
@@ -47,22 +54,43 @@ examples:
 """
 
 
+class OneLineArgumentParser(argparse.ArgumentParser):
+    """Reports bad input in one line, without the usage text above it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the one line and exit with code 2."""
+        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Return the exit code of `command()`; bad input and Ctrl-C become one line each."""
+    try:
+        return command()
+    except InputError as error:
+        return fail(str(error), EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        return fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader, `head` for instance, has what it wanted. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `scripts/train.py` with `argv` (default: the process's own) and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if "-h" in argv or "--help" in argv:
         print(help_text(), end="")
         return 0
-    try:
-        argv, resume = expand_short_names(argv)
-        # Late: torch and Lightning take seconds to import, and the help text and most errors need neither.
-        from minivgg_pl.train import train
+    return guarded(lambda: _train(argv))
 
-        return train(argv, resume)
-    except InputError as error:
-        return fail(str(error), EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        return fail("interrupted", EXIT_INTERRUPTED)
+
+def _train(argv: Sequence[str]) -> int:
+    argv, resume = expand_short_names(argv)
+    # Late: torch and Lightning take seconds to import, and the help text and most errors need neither.
+    from minivgg_pl.train import train
+
+    return train(argv, resume)
 
 
 def fail(message: str, code: int) -> int:

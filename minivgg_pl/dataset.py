@@ -14,9 +14,12 @@ class ImageDataset(Dataset):
 
     Args:
         images: `(N, H, W, C)` uint8.
-        labels: `(N,)` int64 in [0, num_classes).
+        labels: `(N,)` int64 in [0, num_classes), or with `rows` `(M,)`.
         num_classes: Width of the one-hot targets.
         augmentation: What is done to the images on their way into a batch; default: nothing.
+        rows: `(M,)` int64: the data set is these of `images`; default: all.
+        resident: Whether `images` may be copied, to a GPU for instance; false for a file mapped into memory that is
+            larger than that.
     """
 
     def __init__(
@@ -25,14 +28,18 @@ class ImageDataset(Dataset):
         labels: Tensor,
         num_classes: int = 10,
         augmentation: Augmentation | None = None,
+        rows: Tensor | None = None,
+        resident: bool = True,
     ) -> None:
         self.images = images
+        self.rows = rows
         self.labels = labels
+        self.resident = resident
         self.one_hot = torch.eye(num_classes)
         self.augmentation = augmentation
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return one image `(C, H, W)` float32 in [0, 1] and its one-hot target `(num_classes,)` float32."""
@@ -46,13 +53,20 @@ class ImageDataset(Dataset):
         """
         # Not straight to the device: that would wait for all its earlier work.
         index = torch.as_tensor(indices).to(self.images.device, non_blocking=True)
-        images = self.augmentation.apply(self.images, index) if self.augmentation else self.images[index]
+        rows = index if self.rows is None else self.rows[index]
+        images = self.augmentation.apply(self.images, rows, index) if self.augmentation else self.images[rows]
         # A view: the bytes stay height-width-channel, which is PyTorch's channels_last and faster to convolve.
         images = images.permute(0, 3, 1, 2)
         return images.to(torch.float32).div_(255), self.one_hot[self.labels[index]]
 
+    def bytes_at(self, index: Tensor | int) -> Tensor:
+        """Return the images at `index` as they are kept: `(B, H, W, C)` uint8, or `(H, W, C)` for a number."""
+        return self.images[index if self.rows is None else self.rows[index]]
+
     def to(self, device: torch.device) -> "ImageDataset":
-        """Move the images to `device`, where batches are then made; return the data set itself."""
+        """Move the images to `device`, where batches are then made, if they may be; return the data set itself."""
+        if not self.resident:
+            return self
         self.images, self.labels, self.one_hot = (
             tensor.to(device) for tensor in (self.images, self.labels, self.one_hot)
         )
@@ -60,7 +74,11 @@ class ImageDataset(Dataset):
 
     def subset(self, indices: Tensor) -> "ImageDataset":
         """Return a data set of the images at `indices` `(M,)` int64."""
-        return ImageDataset(self.images[indices], self.labels[indices], len(self.one_hot), self.augmentation)
+        num_classes = len(self.one_hot)
+        if self.resident:
+            return ImageDataset(self.images[indices], self.labels[indices], num_classes, self.augmentation)
+        rows = indices if self.rows is None else self.rows[indices]
+        return ImageDataset(self.images, self.labels[indices], num_classes, self.augmentation, rows, resident=False)
 
 
 class EpochShuffler(Sampler[int]):
@@ -91,12 +109,14 @@ class EpochShuffler(Sampler[int]):
         yield from order
 
 
-def balanced_split(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Choose `size` images with the same number of each class (the first classes get one more where it is uneven).
+def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Choose `size` images, of each class its share (the first classes get one more where it is uneven).
+
+    A class always keeps one image that is not chosen.
 
     Args:
         labels: `(N,)` int64 class of each image.
-        size: How many to choose.
+        size: How many to choose, at most N less the number of classes.
         seed: Seed of the choice; the global generators are left alone.
 
     Returns:
@@ -104,10 +124,15 @@ def balanced_split(labels: Tensor, size: int, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    classes = labels.unique().tolist()
-    for position, label in enumerate(classes):
+    classes, counts = labels.unique(return_counts=True)
+    # In whole numbers: a share is its floor, and the largest remainders get what is left.
+    shares, remainders = size * counts // len(labels), size * counts % len(labels)
+    order = remainders.argsort(descending=True, stable=True).tolist()
+    while shares.sum() < size:
+        for position in order:
+            shares[position] += (shares[position] < counts[position] - 1) & (shares.sum() < size)
+    for label, share in zip(classes, shares, strict=True):
         members = (labels == label).nonzero().flatten()
-        share = size // len(classes) + (position < size % len(classes))
         chosen[members[torch.randperm(len(members), generator=generator)[:share]]] = True
     return chosen
 

@@ -25,6 +25,8 @@ def check_hyperparameters(hparams: Any) -> None:
             raise ValueError(f"{name} is {hparams[name]}: give 0 to below 1")
     if not hparams.lr_decay >= 0:
         raise ValueError(f"lr_decay is {hparams.lr_decay}: give 0 or more")
+    if not hparams.dropout_samples >= 1:
+        raise ValueError(f"dropout_samples is {hparams.dropout_samples}: give 1 (one mask an image) or more, such as 8")
     if not hparams.batch_norm_images >= 0:
         raise ValueError(f"batch_norm_images is {hparams.batch_norm_images}: give 0 (as Keras) or more, such as 5000")
     if hparams.optimizer == "sgd" and hparams.nesterov and hparams.momentum == 0:

@@ -9,19 +9,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
 
 from minivgg_pl.batch_norm import average_over_devices, measure_statistics
 from minivgg_pl.hyperparameters import check_hyperparameters
 from minivgg_pl.network import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.optim import make_optimizer, make_schedule
-from minivgg_pl.totals import EpochTotals
+from minivgg_pl.totals import EpochTotals, class_metrics
+from minivgg_pl.weights import load_initial_weights
 
 # On a GPU, reading the loss waits for it: look for NaN only this often (batches).
 FINITE_CHECK_INTERVAL = 50
@@ -40,9 +34,10 @@ def ends_epoch(trainer: Trainer) -> bool:
 class LitMiniVGG(LightningModule):
     """A mini VGG and how it is trained: by default as in the article, SGD and a rate that falls every batch.
 
-    Batches are `(images, targets)`: images `(N, 3, 32, 32)` float in [0, 1], targets `(N, num_classes)` float class
-    probabilities, one-hot in CIFAR10DataModule. Logs train_loss, train_acc, val_loss, val_acc, test_loss and test_acc
-    once an epoch; the train columns are averages over the epoch with dropout on, as Keras prints them.
+    Batches are `(images, targets)`: images `(N, C, H, W)` float in [0, 1], 3x32x32 by default, targets
+    `(N, num_classes)` float class probabilities, one-hot in this package's data modules. Logs train_loss, train_acc,
+    val_loss, val_acc, test_loss and test_acc once an epoch; the train columns are averages over the epoch with dropout
+    on, as Keras prints them.
 
     Args:
         variant: Which of the article's two networks: `classic` or `wide`.
@@ -64,15 +59,22 @@ class LitMiniVGG(LightningModule):
         warmup: With `triangular`: share of all updates before the peak, in [0, 1).
         label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
             test losses are never smoothed.
+        dropout_samples: How many dropout masks each image's features pass in a training step, from the last block's
+            dropout on; the loss is the mean over them (see `MiniVGG.forward`). Default: 1, as everywhere.
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
-        batch_norm_images: How many of an epoch's first images to keep (12 kB each) and to measure batch norm's
-            statistics on, with dropout off, after its last update; default: 0, which keeps the running averages taken
-            with dropout on, as Keras.
+        batch_norm_images: How many of an epoch's first images to keep (12 kB each at 32x32 pixels) and to measure batch
+            norm's statistics on, with dropout off, after its last update; default: 0, which keeps the running averages
+            taken with dropout on, as Keras.
+        image_size: Height and width of the images in pixels, a multiple of 4.
+        in_channels: Channels of the images: 3 for colour, 1 for grey.
+        init_from: Trained weights to start from in place of `init`: `classic`, `wide`, a run folder, a `.ckpt` or
+            `.safetensors` file of this project, or a Keras `.weights.h5` of the article's model. A classifier for
+            another number of classes starts anew. Read when a fit begins, and not when one is resumed.
 
     Raises:
-        ValueError: On a value out of range.
+        ValueError: On a value out of range; an InputError when the weights to start from cannot be read.
         NonFiniteLossError: While training, when the loss is NaN or infinite.
     """
 
@@ -92,27 +94,51 @@ class LitMiniVGG(LightningModule):
         lr_decay: float = 0.01 / 40,
         warmup: float = 0.2,
         label_smoothing: float = 0.0,
+        dropout_samples: int = 1,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         init: Literal["glorot", "whitened"] = "glorot",
         batch_norm_images: int = 0,
+        image_size: int = IMAGE_SIZE,
+        in_channels: int = IMAGE_CHANNELS,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
+        # Checkpoints hold plain types alone: a path in one could not be read back.
+        init_from = None if init_from is None else str(init_from)
         self.save_hyperparameters()
         check_hyperparameters(self.hparams)
-        net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init)
+        net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
         # channels_last only orders the bytes in memory; state dict and results stay those of the plain layout.
         self.net = net.to(memory_format=torch.channels_last)
-        self.example_input_array = torch.zeros(2, IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+        self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_totals = EpochTotals()
         self._first_step = 0
+        self.has_initial_weights = False
         self._first_images: list[Tensor] = []
         self.eval_totals = EpochTotals()
-        self.class_metrics = _class_metrics(num_classes)
+        self.class_metrics = class_metrics(num_classes)
         self.class_report: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits `(N, num_classes)` for images `(N, 3, 32, 32)` in [0, 1]."""
+        """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1]."""
         return self.net(images)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.has_initial_weights = True
+
+    def on_fit_start(self) -> None:
+        # After a checkpoint, if any, was restored.
+        self.load_initial_weights()
+
+    def load_initial_weights(self) -> None:
+        """Load the weights that `init_from` names, if any, unless there are some already: theirs, or a checkpoint's.
+
+        Raises:
+            InputError: If they cannot be read, or are of another network.
+        """
+        if self.hparams.init_from and not self.has_initial_weights:
+            load_initial_weights(self.net, self.hparams.init_from)
+        self.has_initial_weights = True
 
     def on_train_epoch_start(self) -> None:
         self.train_totals.sums = None
@@ -123,7 +149,8 @@ class LitMiniVGG(LightningModule):
         """Return the batch's mean cross-entropy `()`."""
         images, targets = batch
         self._keep_first_images(images)
-        logits = self.net(images)
+        logits = self.net(images, self.hparams.dropout_samples)
+        targets = targets.repeat(self.hparams.dropout_samples, 1)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
         self.train_totals.update(loss, logits, targets)
         return loss
@@ -206,17 +233,6 @@ class LitMiniVGG(LightningModule):
         metrics = {f"{stage}_{name}": value for name, value in values.items()}
         # The totals are already those of all devices; sync_dist only averages equal values.
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-
-
-def _class_metrics(num_classes: int) -> MetricCollection:
-    return MetricCollection(
-        {
-            "precision": MulticlassPrecision(num_classes, average=None),
-            "recall": MulticlassRecall(num_classes, average=None),
-            "f1": MulticlassF1Score(num_classes, average=None),
-            "confusion_matrix": MulticlassConfusionMatrix(num_classes),
-        }
-    )
 
 
 def _non_finite_message(stage: str, epoch: int, step: int) -> str:

@@ -3,6 +3,8 @@
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +39,25 @@ class MiniVGG(nn.Module):
         batch_norm_momentum: Share of a batch's statistic in the running one, in (0, 1]: PyTorch's meaning, one minus
             Keras'.
         init: `"glorot"`, as in Keras, or `"whitened"`: as `"glorot"`, but the first convolution starts with filters
-            that whiten natural images, for inputs normalised by `mean` and `std`, and each further one starts by
-            passing its inputs on.
+            that whiten natural images, for colour inputs normalised by `mean` and `std`, and each further one starts
+            by passing its inputs on.
+        image_size: Height and width of the images in pixels, a multiple of 4. The article's is 32.
+        in_channels: Channels of the images: 3 for colour, 1 for grey.
+
+    Attributes:
+        options: The arguments above by name, with plain values: what a network of the same shape is built from.
 
     Input shape:
-        `(N, 3, 32, 32)` float in [0, 1]: a picture's bytes divided by 255, never normalised by the caller.
+        `(N, in_channels, image_size, image_size)` float in [0, 1]: a picture's bytes divided by 255, never normalised
+        by the caller.
 
     Output shape:
         `(N, num_classes)` float logits. Softmax makes them probabilities.
 
     Raises:
-        ValueError: On an unknown variant, fewer than 2 classes, no dense units, or `mean`/`std` of another length
-            than 3 or with a `std` that is not positive, a `batch_norm_momentum` out of range, or another `init`.
+        ValueError: On an unknown variant, fewer than 2 classes, no dense units, `mean`/`std` of another length than
+            `in_channels` or with a `std` that is not positive, a `batch_norm_momentum` out of range, another `init`
+            or one that the images do not suit, or an `image_size` or `in_channels` out of range.
 
     Example:
         >>> MiniVGG("wide")(torch.rand(2, 3, 32, 32)).shape
@@ -64,21 +73,31 @@ class MiniVGG(nn.Module):
         std: Sequence[float] | None = None,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         init: str = "glorot",
+        image_size: int = IMAGE_SIZE,
+        in_channels: int = IMAGE_CHANNELS,
     ) -> None:
         super().__init__()
-        _check_arguments(variant, num_classes, dense_units, mean, std)
-        if not 0 < batch_norm_momentum <= 1:
-            raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}: give above 0 to 1")
-        if init not in ("glorot", "whitened"):
-            raise ValueError(f"init is {init!r}: choose glorot or whitened")
+        self.options: dict[str, Any] = {
+            "variant": variant,
+            "num_classes": num_classes,
+            "dense_units": dense_units,
+            "mean": None if mean is None else list(mean),
+            "std": None if std is None else list(std),
+            "batch_norm_momentum": batch_norm_momentum,
+            "init": init,
+            "image_size": image_size,
+            "in_channels": in_channels,
+        }
+        _check_arguments(**self.options)
         self.init = init
+        self.image_shape = (in_channels, image_size, image_size)
         architecture = ARCHITECTURES[variant]
         dense_units = dense_units or architecture.dense_units
         # Saved with the weights, so that weights and preprocessing cannot part.
         self.register_buffer("mean", _channel_buffer(mean))
         self.register_buffer("std", _channel_buffer(std))
 
-        in_channels, size = IMAGE_CHANNELS, IMAGE_SIZE
+        size = image_size
         self.num_blocks = len(architecture.blocks)
         for number, widths in enumerate(architecture.blocks, start=1):
             block = _block(in_channels, widths, architecture.block_dropout, batch_norm_momentum)
@@ -92,6 +111,22 @@ class MiniVGG(nn.Module):
         self.classifier = nn.Linear(dense_units, num_classes)
         self.reset_parameters()
 
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Self:
+        """Return a trained network in evaluation mode, on the CPU, in float32; no code in the file is ever run.
+
+        Args:
+            source: `"classic"` or `"wide"` for the weights that come with this package, or what this project wrote:
+                a run folder (its last epoch), a `.ckpt` or a `.safetensors` file.
+
+        Raises:
+            InputError: A ValueError; if there is nothing of that kind at `source`, or it is damaged.
+        """
+        # Late: what reads files needs this module.
+        from minivgg_pl.weights import load_trained
+
+        return load_trained(source).net
+
     def reset_parameters(self) -> None:
         """Set every weight and bias anew, as `init` says."""
         glorot(self)
@@ -101,21 +136,32 @@ class MiniVGG(nn.Module):
             for conv in others:
                 pass_on(conv)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits `(N, num_classes)` for images `(N, 3, 32, 32)` in [0, 1].
+    def forward(self, images: Tensor, dropout_samples: int = 1) -> Tensor:
+        """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1].
+
+        Args:
+            images: As above.
+            dropout_samples: How often the features of the convolutions pass through what follows, from the last
+                block's dropout on, each time under another dropout mask. For training: the average over masks is a
+                steadier gradient, and the convolutions, most of the work, run once (multi-sample dropout,
+                arXiv:1905.09788). The logits are then `(dropout_samples * N, num_classes)`, all images in each pass.
 
         Raises:
             ValueError: On images of another shape, or of an integer type.
         """
-        _check_images(images)
+        _check_images(images, self.image_shape)
         # A network in half or double precision takes float32 images all the same.
         x = images.to(self.classifier.weight.dtype)
         if self.mean is not None:
             x = x - self.mean
         if self.std is not None:
             x = x / self.std
-        for number in range(1, self.num_blocks + 1):
-            x = self.get_submodule(f"block{number}")(x)
+        *blocks, last_block = (self.get_submodule(f"block{number}") for number in range(1, self.num_blocks + 1))
+        for block in blocks:
+            x = block(x)
+        for layer in last_block[:-1]:
+            x = layer(x)
+        x = last_block.dropout(torch.cat([x] * dropout_samples) if dropout_samples > 1 else x)
         x = self.dense_relu(self.dense(self.flatten(x)))
         return self.classifier(self.dense_dropout(self.dense_bn(x)))
 
@@ -136,8 +182,7 @@ def _channel_buffer(values: Sequence[float] | None) -> Tensor | None:
     return None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
 
 
-def _check_images(images: Tensor) -> None:
-    expected = (IMAGE_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+def _check_images(images: Tensor, expected: tuple[int, int, int]) -> None:
     if images.ndim != 4 or images.shape[1:] != expected:
         raise ValueError(f"images have shape {tuple(images.shape)}: give (N, {', '.join(map(str, expected))})")
     if not images.is_floating_point():
@@ -150,6 +195,10 @@ def _check_arguments(
     dense_units: int | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    batch_norm_momentum: float,
+    init: str,
+    image_size: int,
+    in_channels: int,
 ) -> None:
     if variant not in ARCHITECTURES:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(ARCHITECTURES)}")
@@ -157,8 +206,19 @@ def _check_arguments(
         raise ValueError(f"num_classes is {num_classes}: a classifier needs at least 2")
     if dense_units is not None and dense_units < 1:
         raise ValueError(f"dense_units is {dense_units}: give at least 1, or nothing for the variant's own")
+    if in_channels < 1:
+        raise ValueError(f"in_channels is {in_channels}: give 3 for colour, 1 for grey")
+    # Each of the two blocks halves the picture.
+    if image_size < 4 or image_size % 4:
+        raise ValueError(f"image_size is {image_size}: give a multiple of 4, 4 or more")
     for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != IMAGE_CHANNELS:
-            raise ValueError(f"{name} has {len(values)} values: give {IMAGE_CHANNELS}, one for each colour channel")
+        if values is not None and len(values) != in_channels:
+            raise ValueError(f"{name} has {len(values)} values: give {in_channels}, one for each channel")
     if std is not None and not all(0 < value < math.inf for value in std):
         raise ValueError(f"std is {list(std)}: every value must be above 0")
+    if not 0 < batch_norm_momentum <= 1:
+        raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}: give above 0 to 1")
+    if init not in ("glorot", "whitened"):
+        raise ValueError(f"init is {init!r}: choose glorot or whitened")
+    if init == "whitened" and in_channels != IMAGE_CHANNELS:
+        raise ValueError(f"init is 'whitened' for {in_channels} channels: it needs {IMAGE_CHANNELS}; give init glorot")

@@ -1,21 +1,15 @@
-"""Numbers in, picture out: learning curves and confusion matrices.
+"""Numbers in, picture out: learning curves and races."""
 
-Drawn with matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
-"""
-
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullLocator, PercentFormatter
-from numpy.typing import ArrayLike
+
+from minivgg_pl.figures import new_axes, save_figure
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -35,14 +29,6 @@ LINE_WIDTH = 1.8
 LOSS_CEILING = 2.0
 # Up to here every epoch shows its marker; beyond, markers shrink to the line's width and show lone points only.
 MAX_MARKED_EPOCHS = 30
-# Colour grows with the square root of the share: mistakes of a few per cent show beside a diagonal of 80.
-COLOUR_GAMMA = 0.5
-# Share from which white text reads better than black on "Blues" drawn so: contrast stays above 4.5 to 1 (WCAG 2 AA).
-WHITE_TEXT_ABOVE = 0.51
-# Above this many classes the counts would be too small to read: colours only.
-MAX_COUNTED_CLASSES = 20
-# Twice the width of a README column, so that text stays crisp on a high-density screen.
-DPI = 240
 
 
 def draw_curves(
@@ -63,31 +49,7 @@ def draw_curves(
     """
     if not rows:
         raise ValueError("rows is empty: give at least one epoch to draw")
-    _save(_curves_figure(rows, title, reference or [], val_label), Path(path))
-
-
-def draw_confusion_matrix(matrix: ArrayLike, class_names: Sequence[str], path: str | Path, title: str) -> None:
-    """Draw a confusion matrix and write it to `path`.
-
-    Colour is the share of the true class (each row sums to 1); the numbers in the cells, for up to 20 classes, are the
-    counts themselves.
-
-    Args:
-        matrix: `(C, C)` integer counts, rows true classes, columns predicted; anything numpy can read.
-        class_names: The C names in the order of rows and columns.
-        path: Picture to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
-        title: Line above the matrix.
-
-    Raises:
-        ValueError: If `matrix` is not `(C, C)` for the C names given.
-    """
-    counts = np.asarray(matrix)
-    if counts.shape != (len(class_names), len(class_names)):
-        raise ValueError(
-            f"matrix has shape {counts.shape} but class_names has {len(class_names)} names: "
-            "give one row and one column for each name"
-        )
-    _save(_confusion_figure(counts, class_names, title), Path(path))
+    save_figure(_curves_figure(rows, title, reference or [], val_label), Path(path))
 
 
 def draw_accuracy_against_time(
@@ -110,11 +72,11 @@ def draw_accuracy_against_time(
     """
     if not curves:
         raise ValueError("curves is empty: give at least one contender to draw")
-    _save(_race_figure(curves, title, target), Path(path))
+    save_figure(_race_figure(curves, title, target), Path(path))
 
 
 def _curves_figure(rows: Rows, title: str, reference: Rows, val_label: str) -> Figure:
-    figure, axes = _new_figure(7.5, 4.8, title)
+    figure, axes = new_axes(7.5, 4.8, title)
     marked = len(rows) <= MAX_MARKED_EPOCHS
     for quantity, key, colour in CURVES:
         train = key.startswith("train")
@@ -163,7 +125,7 @@ def _set_curve_axes(axes: Axes, rows: Rows) -> None:
 def _race_figure(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, target: tuple[str, float] | None
 ) -> Figure:
-    figure, axes = _new_figure(7.5, 4.8, title)
+    figure, axes = new_axes(7.5, 4.8, title)
     for number, (name, (seconds, accuracies)) in enumerate(curves.items()):
         style = {"color": CONTENDER_COLOURS[number % len(CONTENDER_COLOURS)], "marker": "o", "markersize": 4}
         label = f"{name}: {accuracies[-1]:.2%} after {seconds[-1] / 60:.1f} min"
@@ -188,48 +150,3 @@ def _race_figure(
     axes.grid(color="0.9", linewidth=0.8)
     axes.legend(loc="lower right", frameon=False)
     return figure
-
-
-def _confusion_figure(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
-    side = 2.0 + 0.58 * min(max(len(counts), 6), MAX_COUNTED_CLASSES)
-    figure, axes = _new_figure(side + 0.6, side, title)
-    axes.spines[:].set_visible(False)
-    # A class without a single picture has a row of zeros, which stays zeros.
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(COLOUR_GAMMA, vmin=0, vmax=1))
-    ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, class_names)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.tick_params(length=0)
-    bar = figure.colorbar(
-        image, ax=axes, fraction=0.046, pad=0.03, ticks=[0, 0.05, 0.2, 0.5, 1], label="share of the true class"
-    )
-    bar.outline.set_visible(False)
-    if len(counts) <= MAX_COUNTED_CLASSES:
-        for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > WHITE_TEXT_ABOVE else "black"
-            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=10)
-    return figure
-
-
-def _new_figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=12, pad=10)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _save(figure: Figure, path: Path) -> None:
-    # Written beside its target and renamed, so that a killed run leaves the old picture or the new one, never half.
-    # The name is unique, because two threads may write the same picture.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:] or "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The recipes: YAML files in this package that hold what differs from the defaults."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from minivgg_pl.errors import InputError
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = ("article", "modern", "speedrun")
 # Which network, on which images: not how.
-WHAT_IS_TRAINED = tuple(f"model.{name}" for name in ("variant", "num_classes", "dense_units")) + tuple(
-    f"data.{name}" for name in ("root", "url", "dataset", "synthetic_size", "val_size", "split_seed")
+WHAT_IS_TRAINED = (
+    *(f"model.{name}" for name in ("variant", "num_classes", "dense_units", "image_size", "in_channels")),
+    *(f"data.{name}" for name in ("class_path", "root", "url", "dataset", "synthetic_size", "val_size", "split_seed")),
+    *(f"data.{name}" for name in ("image_size", "in_channels", "cache_dir")),
 )
 
 
@@ -29,7 +32,12 @@ def recipe_path(name: str) -> Path:
 
 def recipe_options(name: str) -> dict[str, Any]:
     """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.05}`."""
-    return dict(flatten(yaml.safe_load(recipe_path(name).read_text())))
+    return dict(_read(recipe_path(name)))
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    return dotted_options(yaml.safe_load(path.read_text()))
 
 
 def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
@@ -56,10 +64,15 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | 
     return None
 
 
-def flatten(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested options by their dotted names, the data module's as they are typed: `data.batch_size`."""
+    return {name.replace("data.init_args.", "data.", 1): value for name, value in _flatten(options)}
+
+
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted name and the value of each option in nested `options`; an empty mapping is a value."""
     for name, value in options.items():
         if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

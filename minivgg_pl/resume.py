@@ -1,17 +1,18 @@
 """Where a run continues: the run folder or checkpoint that `--resume` names, and what may change on the way."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from minivgg_pl import runs
+from minivgg_pl.checkpoints import data_state, read_checkpoint, run_folder_of
+from minivgg_pl.data_options import import_data_class
 from minivgg_pl.errors import InputError
-from minivgg_pl.recipe import flatten
+from minivgg_pl.image_data import class_path_of
+from minivgg_pl.recipe import dotted_options
 
 # What the checkpoint's state or the numbers so far depend on. Changed, it would be recorded and have no effect (the
 # optimizer's state brings its own learning rate), or training images would become validation images.
@@ -20,7 +21,10 @@ FIXED_OPTIONS = (
     "optimizer",
     "lr_scheduler",
     "seed_everything",
+    "data.class_path",
     "data.dataset",
+    "data.image_size",
+    "data.in_channels",
     "data.val_size",
     "data.split_seed",
     "data.synthetic_size",
@@ -45,6 +49,7 @@ class ResumePoint:
         config: The run's newest config file, or None for a checkpoint outside a run folder.
         source: The run folder whose rows are the history, or None.
         folder: The run folder to continue in, or None for a new one (the checkpoint is not the run's last).
+        data_state: What the checkpoint keeps of its data module.
     """
 
     checkpoint: Path
@@ -53,6 +58,7 @@ class ResumePoint:
     config: Path | None
     source: Path | None
     folder: Path | None
+    data_state: dict[str, Any]
 
     def history(self) -> list[runs.Row]:
         """Return the run's rows up to the checkpoint; a row that a kill left without its checkpoint is dropped."""
@@ -63,7 +69,10 @@ class ResumePoint:
         """Return the command-line arguments that stand for the options so far; those typed come after them."""
         if self.config is not None:
             return [f"--config={self.config}"]
-        return [f"--{name}={_as_typed(value)}" for name, value in flatten(self.options) if value not in (None, {})]
+        known = {name: value for name, value in dotted_options(self.options).items() if value not in (None, {})}
+        # The class first: it decides which options there are.
+        data = [f"--data={known.pop('data.class_path')}"] if "data.class_path" in known else []
+        return data + [f"--{name}={_as_typed(value)}" for name, value in known.items()]
 
     def is_finished(self, max_epochs: int | None) -> bool:
         """Tell a finished run from one that was killed between its last epoch and the end of its test."""
@@ -71,16 +80,26 @@ class ResumePoint:
             return False
         return self.folder is None or runs.tested_epochs(self.folder) == self.epoch
 
-    def check_unchanged(self, options: dict[str, Any]) -> None:
+    def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
+
+        Args:
+            options: By their dotted names.
+            defaults: The same without anything typed: what a run had whose version did not have an option yet.
 
         Raises:
             InputError: If one of FIXED_OPTIONS is another than before, or with a triangular schedule one of
                 FIXED_WITH_TRIANGULAR.
         """
-        triangular = options["model"]["schedule"] == "triangular"
+        triangular = options["model.schedule"] == "triangular"
         fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * triangular
-        before, now = dict(flatten(self.options)), dict(flatten(options))
+        before, now = dotted_options(self.options), dict(options)
+        if self.config is not None:
+            before = {name: defaults[name] for name in defaults.keys() & now.keys()} | before
+        for known_options in (before, now):
+            if "data.class_path" in known_options:
+                # A class can be imported from its own file and from the package.
+                known_options["data.class_path"] = class_path_of(import_data_class(known_options["data.class_path"]))
         for name in before.keys() | now.keys():
             fixed = any(name == option or name.startswith(f"{option}.") for option in fixed_options)
             # A bare checkpoint knows nothing of options outside model and data.
@@ -103,8 +122,8 @@ def find_resume_point(path: Path) -> ResumePoint:
     checkpoint = path / runs.LAST_CHECKPOINT if path.is_dir() else path
     if not checkpoint.is_file():
         raise InputError(f"--resume {path}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
-    content = _load_checkpoint(checkpoint)
-    source = _run_folder_of(checkpoint)
+    content = _read_training_checkpoint(checkpoint)
+    source = run_folder_of(checkpoint)
     config = runs.newest_config(source) if source else None
     is_last = config is not None and checkpoint.name == runs.LAST_CHECKPOINT.name
     return ResumePoint(
@@ -114,28 +133,14 @@ def find_resume_point(path: Path) -> ResumePoint:
         config=config,
         source=source if config else None,
         folder=source if is_last else None,
+        data_state=data_state(content),
     )
 
 
-def _run_folder_of(checkpoint: Path) -> Path | None:
-    # Resolved, since the path may have been typed from inside the run folder.
-    folder = checkpoint.resolve().parent
-    if folder.name != runs.LAST_CHECKPOINT.parent.name:
-        return None
-    return folder.parent if checkpoint.is_absolute() else Path(os.path.relpath(folder.parent))
-
-
-def _load_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises for a damaged file is not one type
-        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-        raise InputError(f"--resume {path}: not a readable checkpoint, or a damaged one ({reason})") from error
-    needed = ("state_dict", "optimizer_states", "loops", "hyper_parameters")
-    if not isinstance(content, dict) or any(key not in content for key in needed):
-        raise InputError(f"--resume {path}: not a training checkpoint that Lightning wrote for this project")
-    if not {"variant", "num_classes", "lr_decay"} <= content["hyper_parameters"].keys():
-        raise InputError(f"--resume {path}: a checkpoint of another model, not of LitMiniVGG")
+def _read_training_checkpoint(path: Path) -> dict[str, Any]:
+    content = read_checkpoint(path)
+    if any(key not in content for key in ("optimizer_states", "loops")):
+        raise InputError(f"{path}: it holds weights alone, and nothing that a training could go on from")
     return content
 
 
@@ -162,7 +167,12 @@ def _read_options(config: Path) -> dict[str, Any]:
 
 
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:
-    return {"model": dict(content["hyper_parameters"]), "data": dict(content.get("datamodule_hyper_parameters", {}))}
+    state = data_state(content)
+    data = dict(content.get("datamodule_hyper_parameters", {}))
+    return {
+        "model": dict(content["hyper_parameters"]),
+        "data": data | ({"class_path": state["class_path"]} if "class_path" in state else {}),
+    }
 
 
 def _as_typed(value: Any) -> str:

@@ -9,25 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from minivgg_pl.errors import InputError
+from minivgg_pl.outputs import write_whole
 
 LEARNING_COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc")
 METRIC_COLUMNS = ("epoch", "step", "lr", *LEARNING_COLUMNS, "seconds", "images_per_second")
 INTEGER_COLUMNS = ("epoch", "step")
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 SUMMARY = "summary.json"
+METRICS = "metrics.csv"
+
+DEFAULT_OPTION = "--trainer.default_root_dir"
 
 Row = dict[str, float]
 
 
-def check_base(base: Path) -> None:
+def check_base(base: Path, option: str = DEFAULT_OPTION) -> None:
     """Check, writing nothing, that run folders can be made in `base`.
+
+    Args:
+        base: Folder to make them in.
+        option: What names another one, for the message.
 
     Raises:
         InputError: If `base`, or the nearest folder above it that exists, is a file or cannot be written.
     """
     nearest = next(path for path in (base.absolute(), *base.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(_unusable(base, f"{nearest} is no folder that can be written"))
+        raise InputError(_unusable(base, f"{nearest} is no folder that can be written", option))
 
 
 def claim_run_folder(base: Path) -> Path:
@@ -48,22 +56,15 @@ def claim_run_folder(base: Path) -> Path:
         raise InputError(_unusable(base, error.strerror)) from error
 
 
-def _unusable(base: Path, reason: str) -> str:
-    return f"run folders cannot be made in {base}: {reason}; name another folder with --trainer.default_root_dir"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never half of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+def _unusable(base: Path, reason: str, option: str = DEFAULT_OPTION) -> str:
+    return f"run folders cannot be made in {base}: {reason}; name another folder with {option}"
 
 
 def write_metrics(path: Path, rows: list[Row]) -> None:
     """Write `metrics.csv`: a header and one row an epoch, in the order of METRIC_COLUMNS; a missing value is nan."""
     lines = [",".join(METRIC_COLUMNS)]
     lines += [",".join(_cell(column, row.get(column, math.nan)) for column in METRIC_COLUMNS) for row in rows]
-    write_text(path, "\n".join(lines) + "\n")
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -81,6 +82,22 @@ def read_metrics(path: Path) -> list[Row]:
         raise InputError(f"{path} is damaged, or not a run's: repair it, or move it away to go on without") from error
 
 
+def history(run: str | Path) -> dict[str, list[float]]:
+    """Return the columns of a run's metrics.csv as lists, one entry an epoch: what Keras' `History.history` is.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        InputError: If there is no metrics.csv in it, or a damaged one.
+    """
+    path = Path(run) / METRICS
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; give a run folder")
+    rows = read_metrics(path)
+    return {column: [row[column] for row in rows] for column in METRIC_COLUMNS}
+
+
 def _number(column: str, text: str) -> float:
     return int(text) if column in INTEGER_COLUMNS else float(text)
 
@@ -91,13 +108,16 @@ def _cell(column: str, value: float) -> str:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Return what the run's summary.json holds, or None where the run was not tested."""
-    path = folder / SUMMARY
-    return json.loads(path.read_text()) if path.exists() else None
+    """Return what the run's summary.json holds, or None where the run was not tested or the file is damaged."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
 
 
 def tested_epochs(folder: Path) -> int | None:

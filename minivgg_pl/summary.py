@@ -30,12 +30,13 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
     trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
     return {
         "variant": module.hparams.variant,
+        "init_from": module.hparams.init_from,
         "dataset": data.dataset,
-        # The data module reads nothing else. The drawn pictures have a manifest with their sums.
-        "dataset_md5": "official, verified" if data.dataset == "cifar10" else "own manifest's, verified",
+        "dataset_md5": data.integrity,
         "train_images": recorder.num_train_images,
         "test_images": int(module.class_report["confusion_matrix"].sum()) if module.class_report else 0,
-        "validation": "test set" if data.val_size == 0 else f"{data.val_size} training images held out",
+        "validation": data.validation,
+        "tested_on": "test set" if "test" in data.splits else data.validation,
         "num_parameters": trainable + moving,
         "num_trainable": trainable,
         "epochs": int(last.get("epoch", 0)),

@@ -1,10 +1,17 @@
-"""EpochTotals: an epoch's loss and accuracy, kept on the device so that no step waits for it."""
+"""An epoch's loss and accuracy, kept on the device so that no step waits for it, and a test's metrics by class."""
 
 import math
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
 
 
 class EpochTotals:
@@ -33,3 +40,15 @@ class EpochTotals:
         sums = module.trainer.strategy.reduce(self.sums, reduce_op="sum")
         self.sums = None
         return {"loss": sums[0] / sums[2], "acc": sums[1] / sums[2]}
+
+
+def class_metrics(num_classes: int) -> MetricCollection:
+    """Return precision, recall and F1 of each class, and the confusion matrix, rows true classes."""
+    return MetricCollection(
+        {
+            "precision": MulticlassPrecision(num_classes, average=None),
+            "recall": MulticlassRecall(num_classes, average=None),
+            "f1": MulticlassF1Score(num_classes, average=None),
+            "confusion_matrix": MulticlassConfusionMatrix(num_classes),
+        }
+    )

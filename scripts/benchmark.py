@@ -26,31 +26,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NoReturn
 
 from benchmark_report import compare_runs, draw, print_table, write_csv
 from contenders import Race, run_bare, run_ours, store_arrays
 
 from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, fail
+from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail
 from minivgg_pl.errors import InputError
+from minivgg_pl.recipe import RECIPES
 
-CONTENDERS = ("article", "modern", "speedrun", "bare", "tutorial", "keras")
-OURS = ("article", "modern", "speedrun")
+OURS = RECIPES
+CONTENDERS = (*OURS, "bare", "tutorial", "keras")
 MATRIX_SIZE = 2048
 GROWTH = {
     "batch_size": [["--batch-size", str(size)] for size in (32, 64, 128, 256, 512)],
     "images": [["--images", str(number)] for number in (3200, 6400, 12800, 25600)],
     "dense_units": [[f"--option=--model.dense_units={width}"] for width in (128, 256, 512, 1024, 2048)],
 }
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Reports bad input in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit."""
-        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
 
 
 def main() -> int:
@@ -78,7 +70,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read and check the command line."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="default: all whose packages are here")
     parser.add_argument("--variant", choices=list(ARCHITECTURES), default="classic")
     parser.add_argument("--rounds", type=int, default=3, help="races of each contender (default: 3)")

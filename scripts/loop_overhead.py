@@ -15,7 +15,7 @@ import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 # Works from a clone, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,7 +28,7 @@ from torch.nn import functional
 from minivgg_pl import module
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.cli import MiniVGGCLI
-from minivgg_pl.command import EXIT_BAD_INPUT, fail
+from minivgg_pl.command import OneLineArgumentParser
 from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.module import LitMiniVGG
@@ -54,8 +54,8 @@ class RandomImages(CIFAR10DataModule):
     def prepare_data(self) -> None:
         """Do nothing."""
 
-    def _load(self, train: bool) -> ImageDataset:
-        size = self.num_images if train else self.batch_size
+    def _load(self, split: str) -> ImageDataset:
+        size = self.num_images if split == "train" else self.batch_size
         images = torch.randint(256, (size, 32, 32, 3), dtype=torch.uint8)
         return ImageDataset(images, torch.randint(10, (size,)))
 
@@ -93,14 +93,6 @@ class Clock(Callback):
         return Epoch(self.batches_done - self.start, self.done - self.start)
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Reports bad input in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit."""
-        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
-
-
 def main() -> int:
     """Warm both sides up, measure all rounds, print the table."""
     args = parse_arguments()
@@ -122,7 +114,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read and check the command line."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=list(ARCHITECTURES), default="classic")
     parser.add_argument("--images", type=int, default=50_000, help="images an epoch (default: 50000)")
     parser.add_argument("--rounds", type=int, default=3, help="epochs of each side (default: 3)")

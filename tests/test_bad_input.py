@@ -52,11 +52,19 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         (["--data.val_size", "-1"], "val_size is -1"),
         (["--data.val_size", "200"], "val_size is 200: give 0 .* to 190"),
         (["--data.dataset", "mnist"], "data.dataset"),
+        (["--data", "nope"], "--data minivgg_pl.nope: no such class"),
+        (["--data", "minivgg_pl.LitMiniVGG"], "not a data module of images; give minivgg_pl.CIFAR10DataModule"),
+        (["--data.batchsize", "3"], "Option 'data.batchsize' is not accepted"),
+        (["--model.init_from", "missing"], "missing: there is no such file or folder; give classic, wide"),
+        (["--model.init_from", "wide"], "give weights of the same variant and sizes|has another mean"),
+        (["--model.init_from", "x.weights.h5"], "x.weights.h5: not a readable .weights.h5 file"),
+        (["--model.image_size", "64"], "--model.image_size 64: the data have 32; leave it out"),
         (["--recipe", "fancy"], "--recipe fancy: unknown; choose one of article, modern, speedrun"),
         (["--recipe"], "--recipe needs a value"),
         (["--model.optimizer", "adam"], "model.optimizer"),
         (["--model.schedule", "cosine"], "model.schedule"),
         (["--model.label_smoothing", "1"], "label_smoothing is 1.0: give 0 to below 1"),
+        (["--model.dropout_samples", "0"], "dropout_samples is 0: give 1 "),
         (["--model.warmup", "0.3"], "warmup 0.3 has no effect with --model.schedule decay"),
         (["--model.adamw_lr", "0.1"], "adamw_lr 0.1 has no effect with --model.optimizer sgd"),
         (["--recipe", "modern", "--model.adamw_lr", "0"], "adamw_lr is 0.0: give a finite learning rate"),
@@ -198,7 +206,7 @@ class TestResume:
     def test_bare_weights(self, refuse, tmp_path):
         path = tmp_path / "weights.ckpt"
         torch.save({"block1.conv1.weight": torch.zeros(1)}, path)
-        assert "not a training checkpoint" in refuse(f"--resume={path}")
+        assert "not a checkpoint that Lightning wrote" in refuse(f"--resume={path}")
 
     def test_pickled_code_is_not_run(self, refuse, tmp_path):
         path = tmp_path / "evil.ckpt"

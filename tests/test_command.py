@@ -55,7 +55,7 @@ def test_help_names_the_defaults_that_the_code_has():
 def _defaults(cli_class):
     class ParserOnly(cli_class):
         def instantiate_classes(self):
-            self.defaults = self.parser.get_defaults()
+            self.defaults = self.default_options()
 
     return ParserOnly(args=["--data.dataset=synthetic"]).defaults
 

@@ -7,7 +7,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from minivgg_pl import CIFAR10DataModule
-from minivgg_pl.dataset import balanced_split
+from minivgg_pl.dataset import stratified_split
 from minivgg_pl.errors import InputError
 from minivgg_pl.synthetic import SyntheticCIFAR10
 from tests.conftest import SYNTHETIC_SIZE
@@ -104,17 +104,25 @@ def test_held_out_images_are_balanced_and_no_training_images(make):
 
 def test_an_uneven_size_is_spread_over_the_first_classes():
     labels = torch.arange(10).repeat_interleave(20)
-    chosen = balanced_split(labels, size=23, seed=0)
+    chosen = stratified_split(labels, size=23, seed=0)
     assert torch.bincount(labels[chosen]).tolist() == [3, 3, 3] + [2] * 7
+
+
+def test_no_class_loses_its_only_image():
+    labels = torch.tensor([0] + [1] * 6 + [2] * 6 + [3] * 6 + [4] * 6)
+    for size in range(len(labels) - 4):
+        chosen = stratified_split(labels, size=size, seed=0)
+        assert chosen.sum() == size
+        assert torch.bincount(labels[~chosen], minlength=5).min() >= 1
 
 
 def test_the_split_depends_on_its_own_seed_alone():
     labels = torch.arange(10).repeat(20)
     torch.manual_seed(1)
-    first = balanced_split(labels, size=50, seed=0)
+    first = stratified_split(labels, size=50, seed=0)
     torch.manual_seed(2)
-    assert torch.equal(first, balanced_split(labels, size=50, seed=0))
-    assert not torch.equal(first, balanced_split(labels, size=50, seed=1))
+    assert torch.equal(first, stratified_split(labels, size=50, seed=0))
+    assert not torch.equal(first, stratified_split(labels, size=50, seed=1))
 
 
 @pytest.mark.parametrize(

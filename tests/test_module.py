@@ -43,6 +43,18 @@ def test_targets_are_probabilities(tmp_path):
     torch.testing.assert_close(module.training_step((images, soft), 0), expected)
 
 
+def test_the_loss_is_the_mean_over_dropout_samples():
+    torch.manual_seed(0)
+    images, targets = torch.rand(4, 3, 32, 32), torch.eye(10)[:4]
+    module = LitMiniVGG(dropout_samples=3)
+    torch.manual_seed(1)
+    loss = module.training_step((images, targets), 0)
+    torch.manual_seed(1)
+    losses = [functional.cross_entropy(part, targets) for part in module.net(images, dropout_samples=3).split(4)]
+    torch.testing.assert_close(loss, sum(losses) / 3)
+    assert module.train_totals.sums[2] == 12
+
+
 def test_validation_metrics_are_means_over_images_not_over_batches(tmp_path):
     module = LitMiniVGG()
     metrics = trainer(tmp_path).validate(module, batches(), verbose=False)[0]

@@ -61,6 +61,30 @@ def test_dropout_rates_are_the_articles(variant, dense_rate):
     assert rates == [0.25, 0.25, dense_rate]
 
 
+def test_dropout_samples_are_several_masks_of_the_same_images():
+    torch.manual_seed(0)
+    net = MiniVGG("classic")
+    images = torch.rand(2, 3, 32, 32)
+    logits = net(images, dropout_samples=3)
+    assert logits.shape == (6, 10)
+    passes = logits.split(2)
+    assert not torch.equal(passes[0], passes[1])
+    # Without dropout all passes are one, in the order of the images.
+    net.eval()
+    for part in net(images, dropout_samples=3).split(2):
+        torch.testing.assert_close(part, net(images))
+
+
+def test_one_dropout_sample_is_the_plain_network():
+    net = MiniVGG("wide")
+    images = torch.rand(4, 3, 32, 32)
+    torch.manual_seed(1)
+    plain = torch.nn.Sequential(net.block1, net.block2, net.flatten, net.dense, net.dense_relu, net.dense_bn)(images)
+    plain = net.classifier(net.dense_dropout(plain))
+    torch.manual_seed(1)
+    assert torch.equal(net(images), plain)
+
+
 def test_normalisation_lives_in_the_network_and_travels_with_its_weights():
     mean, std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
     plain, normalising = MiniVGG().eval(), MiniVGG(mean=mean, std=std).eval()

@@ -1,5 +1,6 @@
 """Real pictures, opened again, and the text and curves of the figures behind them."""
 
+import errno
 import math
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from minivgg_pl import plots
+from minivgg_pl import class_plots, figures, plots
 from minivgg_pl.article import article_rows
+from minivgg_pl.errors import InputError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NAN = math.nan
@@ -54,7 +56,7 @@ def test_curves_are_a_png_twice_as_wide_as_a_readme_column_and_alone_in_their_fo
 
 
 def test_reference_changes_the_picture_by_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "DPI", 80)  # three pictures: quicker small
+    monkeypatch.setattr(figures, "DPI", 80)  # three pictures: quicker small
     pictures = []
     # The third reference has the legend and the limits of the second, so that only its curve can differ.
     for reference in (None, make_rows(3), make_rows(3, val_acc=0.5)):
@@ -155,13 +157,12 @@ def test_no_rows_are_refused(tmp_path: Path) -> None:
 def test_a_failed_write_keeps_the_old_picture_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_half(self: Figure, path: Path, **_: str) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("disk full")
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "curves.png").write_bytes(b"old")
-    monkeypatch.setattr(Figure, "savefig", write_half)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("minivgg_pl.outputs.os.replace", fail)
+    with pytest.raises(InputError, match="curves.png cannot be written: No space left on device"):
         plots.draw_curves(make_rows(2), tmp_path / "curves.png", "a title")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"curves.png": b"old"}
 
@@ -172,13 +173,13 @@ def test_suffix_names_the_format(tmp_path: Path) -> None:
 
 
 def test_confusion_matrix_is_written_as_png_for_nested_lists(tmp_path: Path) -> None:
-    plots.draw_confusion_matrix([[9, 1], [0, 5]], ["cat", "dog"], tmp_path / "matrix.png", "a title")
+    class_plots.draw_confusion_matrix([[9, 1], [0, 5]], ["cat", "dog"], tmp_path / "matrix.png", "a title")
     assert [path.name for path in tmp_path.iterdir()] == ["matrix.png"]
     assert pixels(tmp_path / "matrix.png").std() > 0
 
 
 def test_confusion_matrix_puts_true_classes_in_rows_and_counts_in_cells() -> None:
-    axes = plots._confusion_figure(np.array([[9, 1], [3, 5]]), ["cat", "dog"], "a title").axes[0]
+    axes = class_plots._confusion_figure(np.array([[9, 1], [3, 5]]), ["cat", "dog"], "a title").axes[0]
     cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
     assert cells == {(0, 0): "9", (0, 1): "1", (1, 0): "3", (1, 1): "5"}
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "predicted class")
@@ -186,34 +187,34 @@ def test_confusion_matrix_puts_true_classes_in_rows_and_counts_in_cells() -> Non
 
 
 def test_confusion_colours_are_shares_of_the_row_and_an_empty_row_stays_zero() -> None:
-    figure = plots._confusion_figure(np.array([[3, 1], [0, 0]]), ["cat", "dog"], "a title")
+    figure = class_plots._confusion_figure(np.array([[3, 1], [0, 0]]), ["cat", "dog"], "a title")
     assert figure.axes[0].images[0].get_array().tolist() == [[0.75, 0.25], [0, 0]]
 
 
 @pytest.mark.parametrize(("num_classes", "num_numbers"), [(20, 400), (21, 0)])
 def test_counts_are_printed_for_up_to_twenty_classes(num_classes: int, num_numbers: int) -> None:
     names = [str(n) for n in range(num_classes)]
-    figure = plots._confusion_figure(np.eye(num_classes, dtype=int), names, "a title")
+    figure = class_plots._confusion_figure(np.eye(num_classes, dtype=int), names, "a title")
     assert len(figure.axes[0].texts) == num_numbers
 
 
 def test_counts_contrast_with_their_cell_at_every_share() -> None:
     shares = np.linspace(0, 1, 1001)
-    rgb = colormaps["Blues"](shares**plots.COLOUR_GAMMA)[:, :3]
+    rgb = colormaps["Blues"](shares**class_plots.COLOUR_GAMMA)[:, :3]
     # WCAG 2's relative luminance and contrast; 4.5 to 1 is its level AA.
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]
-    contrast = np.where(shares > plots.WHITE_TEXT_ABOVE, 1.05 / (luminance + 0.05), (luminance + 0.05) / 0.05)
+    contrast = np.where(shares > class_plots.WHITE_TEXT_ABOVE, 1.05 / (luminance + 0.05), (luminance + 0.05) / 0.05)
     assert contrast.min() >= 4.5
 
 
 def test_full_cells_have_white_text_and_empty_ones_black() -> None:
-    axes = plots._confusion_figure(np.array([[7, 0], [0, 7]]), ["cat", "dog"], "a title").axes[0]
+    axes = class_plots._confusion_figure(np.array([[7, 0], [0, 7]]), ["cat", "dog"], "a title").axes[0]
     assert [text.get_color() for text in axes.texts] == ["white", "black", "black", "white"]
 
 
 def test_neighbouring_counts_and_class_names_do_not_overlap() -> None:
-    figure = plots._confusion_figure(np.full((10, 10), 1000), CIFAR10, "a title")
+    figure = class_plots._confusion_figure(np.full((10, 10), 1000), CIFAR10, "a title")
     figure.draw_without_rendering()
     axes = figure.axes[0]
     boxes = [text.get_window_extent() for text in axes.texts]
@@ -224,7 +225,7 @@ def test_neighbouring_counts_and_class_names_do_not_overlap() -> None:
 @pytest.mark.parametrize("matrix", [[[1, 2, 3], [4, 5, 6]], [[1]], [1, 2]])
 def test_a_matrix_that_does_not_fit_its_names_is_refused(matrix: list, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"matrix has shape .* but class_names has 2 names"):
-        plots.draw_confusion_matrix(matrix, ["cat", "dog"], tmp_path / "matrix.png", "a title")
+        class_plots.draw_confusion_matrix(matrix, ["cat", "dog"], tmp_path / "matrix.png", "a title")
 
 
 RACE = {"article": ([60, 120.0], [0.5, 0.8]), "modern": ([90.0, 180.0], [0.7, 0.875])}

@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-import yaml
 
 from minivgg_pl.checks import check_effects
 from minivgg_pl.cli import MiniVGGCLI
@@ -62,10 +61,7 @@ def test_modern_gives_each_lines_reason():
 
 
 def recipe_defaults():
-    from minivgg_pl.recipe import flatten
-
-    cli = parse()
-    return dict(flatten(yaml.safe_load(cli.parser.dump(cli.parser.get_defaults(), skip_none=False))))
+    return parse().default_options()
 
 
 def test_the_article_recipe_is_the_default():

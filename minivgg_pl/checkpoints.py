@@ -1,0 +1,46 @@
+"""Lightning's checkpoints of this project, read as plain data."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minivgg_pl import runs
+from minivgg_pl.errors import InputError
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that Lightning wrote for LitMiniVGG; nothing in it is executed.
+
+    Raises:
+        InputError: If the file is damaged, no such checkpoint, or one of another model.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises for a damaged file is not one type
+        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: not a readable checkpoint, or a damaged one ({reason})") from error
+    if not isinstance(content, dict) or any(
+        not isinstance(content.get(key), dict) for key in ("state_dict", "hyper_parameters")
+    ):
+        raise InputError(f"{path}: not a checkpoint that Lightning wrote for this project")
+    if not {"variant", "num_classes", "lr_decay"} <= content["hyper_parameters"].keys():
+        raise InputError(f"{path}: a checkpoint of another model, not of LitMiniVGG")
+    return content
+
+
+def data_state(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what this project's data module kept in a checkpoint, or nothing where there was another."""
+    # Lightning keeps it under the name of the data module's class, whatever that is.
+    states = (value for value in content.values() if isinstance(value, dict) and "shuffle_seed" in value)
+    return next(states, {})
+
+
+def run_folder_of(checkpoint: Path) -> Path | None:
+    """Return the run folder that the checkpoint lies in, or None if it lies elsewhere."""
+    # Resolved, since the path may have been typed from inside the run folder.
+    folder = checkpoint.resolve().parent
+    if folder.name != runs.LAST_CHECKPOINT.parent.name:
+        return None
+    return folder.parent if checkpoint.is_absolute() else Path(os.path.relpath(folder.parent))

@@ -1,0 +1,72 @@
+"""`--data MODULE`: which data module the command line means."""
+
+import re
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from minivgg_pl.errors import InputError
+from minivgg_pl.image_data import ImageDataModule
+
+DEFAULT_DATA = "minivgg_pl.CIFAR10DataModule"
+DATA_MODULES = ", ".join(
+    f"minivgg_pl.{name}" for name in ("CIFAR10DataModule", "ImageFolderDataModule", "TorchvisionDataModule")
+)
+
+
+def named_data_class(args: Sequence[str]) -> str:
+    """Return the data module's class path that `args` or their config files name, or the default's.
+
+    Looked for before parsing: set as the default only afterwards, another class would take over CIFAR10DataModule's
+    default values for options that both have.
+    """
+    named = DEFAULT_DATA
+    for word, following in zip_longest(args, args[1:], fillvalue=""):
+        option, has_value, value = word.partition("=")
+        value = value if has_value else following
+        if option == "--data" and re.fullmatch(r"[\w.]+", value) and not Path(value).exists():
+            named = value if "." in value else f"minivgg_pl.{value}"
+        elif option == "--config":
+            named = _data_class_in(Path(value)) or named
+    import_data_class(named)
+    return named
+
+
+def _data_class_in(config: Path) -> str | None:
+    try:
+        data = yaml.safe_load(config.read_text())["data"]
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        # Whatever is wrong with the file, the parser will say it better.
+        return None
+    return data.get("class_path") if isinstance(data, dict) else None
+
+
+def build_data(config: Any) -> ImageDataModule:
+    """Return the data module that a parsed `--data` describes.
+
+    Raises:
+        InputError: If it describes none, or on a value out of range.
+    """
+    if config is None:
+        raise InputError(f"--data null: give {DATA_MODULES}, or leave it out")
+    return import_data_class(config.class_path)(**config.init_args.as_dict())
+
+
+def import_data_class(path: str) -> type[ImageDataModule]:
+    """Return the data module class at import path `path`.
+
+    Raises:
+        InputError: If there is none.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"--data {path}: no such class ({error}); give {DATA_MODULES}") from error
+    if not (isinstance(found, type) and issubclass(found, ImageDataModule)):
+        raise InputError(f"--data {path}: not a data module of images; give {DATA_MODULES}, or a subclass of one")
+    return found

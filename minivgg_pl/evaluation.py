@@ -1,0 +1,101 @@
+"""What a trained network is worth on labelled images: the numbers, from its probabilities."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+# Of the standard normal distribution, for an interval that holds the true value 95 times in 100.
+NORMAL_QUANTILE_95 = 1.959964
+# Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, use 15 bins of equal width.
+NUM_BINS = 15
+TOP = 5
+# Below it, the logarithm of a float32 probability is minus infinity.
+SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
+
+
+def evaluate_probabilities(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return the numbers of summary.json.
+
+    Args:
+        probabilities: `(N, num_classes)` float in [0, 1], each row summing to 1.
+        labels: `(N,)` int64 in [0, num_classes).
+
+    Returns:
+        `accuracy` with `accuracy_95` (lower and upper end of its 95 % interval), `top5_accuracy` (None for five classes
+        or fewer), `loss` (mean cross-entropy, natural logarithm), `expected_calibration_error` (all but the loss in
+        [0, 1]), and `images`.
+    """
+    num_images, num_classes = probabilities.shape
+    options = {"num_classes": num_classes, "average": "micro"}
+    accuracy = multiclass_accuracy(probabilities, labels, **options).item()
+    true = probabilities.gather(1, labels[:, None]).clamp_min(SMALLEST_PROBABILITY)
+    return {
+        "images": num_images,
+        "accuracy": accuracy,
+        "accuracy_95": wilson_interval(round(accuracy * num_images), num_images),
+        "top5_accuracy": multiclass_accuracy(probabilities, labels, top_k=TOP, **options).item()
+        if num_classes > TOP
+        else None,
+        "loss": -true.log().mean().item(),
+        "expected_calibration_error": multiclass_calibration_error(
+            probabilities, labels, num_classes, n_bins=NUM_BINS, norm="l1"
+        ).item(),
+    }
+
+
+def class_report(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return `precision`, `recall` and `f1` `(num_classes,)` float, and `confusion_matrix` `(num_classes,) * 2` int.
+
+    Args:
+        probabilities: `(N, num_classes)` float.
+        labels: `(N,)` int64 in [0, num_classes). Rows of the confusion matrix are true classes.
+    """
+    num_classes = probabilities.shape[1]
+    scores = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
+    report = {name: score(probabilities, labels, num_classes, average=None) for name, score in scores.items()}
+    return report | {"confusion_matrix": multiclass_confusion_matrix(probabilities, labels, num_classes)}
+
+
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """Return the ends of Wilson's 95 % interval for the probability of a hit, both in [0, 1]."""
+    square = NORMAL_QUANTILE_95**2
+    share = hits / total
+    centre = (share + square / (2 * total)) / (1 + square / total)
+    half = NORMAL_QUANTILE_95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
+    return centre - half, centre + half
+
+
+def reliability(probabilities: Tensor, labels: Tensor) -> list[tuple[float, float, int]]:
+    """Return `(mean confidence, accuracy, images)` of each of NUM_BINS bins of confidence that has images.
+
+    Args:
+        probabilities: `(N, num_classes)` float in [0, 1].
+        labels: `(N,)` int64.
+    """
+    confidence, guesses = probabilities.max(dim=1)
+    hits = guesses.eq(labels)
+    bins = (confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1)
+    members = [bins == number for number in range(NUM_BINS)]
+    return [
+        (confidence[some].mean().item(), hits[some].double().mean().item(), int(some.sum()))
+        for some in members
+        if some.any()
+    ]
+
+
+def confident_mistakes(probabilities: Tensor, labels: Tensor, number: int) -> list[tuple[int, int, float]]:
+    """Return `(index, guess, confidence)` of the wrong guesses, the most confident first, at most `number`."""
+    confidence, guesses = probabilities.max(dim=1)
+    wrong = guesses.ne(labels).nonzero().flatten()
+    order = wrong[confidence[wrong].argsort(descending=True, stable=True)][:number].tolist()
+    return [(index, int(guesses[index]), confidence[index].item()) for index in order]

@@ -1,0 +1,41 @@
+"""A figure made and saved: what every picture of this project shares.
+
+Matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
+"""
+
+import io
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from minivgg_pl.outputs import write_whole
+
+# Twice the width of a README column, so that text stays crisp on a high-density screen.
+DPI = 240
+TITLE_SIZE = 12
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of `width` x `height` inches whose parts find their own places."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes under a title, both open at the top and on the right."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=TITLE_SIZE, pad=10)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure to `path`, whose suffix names the format."""
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:] or "png")
+    write_whole(path, content.getvalue())

@@ -1,0 +1,52 @@
+"""Pictures of pictures: rows of small images, each with a line or two below it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from minivgg_pl.figures import TITLE_SIZE, new_figure, save_figure
+
+MAX_COLUMNS = 8
+CELL_INCHES = 1.15
+CAPTION_SIZE = 8
+# Caption lines are cut here, where they would run into the next picture.
+MAX_CAPTION_LETTERS = 18
+
+
+def draw_gallery(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str | None = None
+) -> None:
+    """Draw pictures in rows, each above its caption, and write them to `path`.
+
+    Args:
+        pictures: `(H, W, 3)` or `(H, W, 1)` uint8 each.
+        captions: One for each picture; a line break starts a second line.
+        path: Picture to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
+        title: Line above all, or None.
+
+    Raises:
+        ValueError: If there are no pictures, or not a caption for each.
+    """
+    if not pictures or len(pictures) != len(captions):
+        raise ValueError(f"{len(pictures)} pictures with {len(captions)} captions: give one each, and at least one")
+    columns = min(len(pictures), MAX_COLUMNS)
+    rows = math.ceil(len(pictures) / columns)
+    lines = max(caption.count("\n") for caption in captions) + 1
+    figure = new_figure(columns * CELL_INCHES, rows * (CELL_INCHES + 0.17 * lines) + 0.4 * (title is not None))
+    if title:
+        figure.suptitle(title, fontsize=TITLE_SIZE)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        # Pixels stay squares: what is seen is what the network saw.
+        axes.imshow(picture.squeeze(axis=2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_xlabel("\n".join(_cut(line) for line in caption.split("\n")), fontsize=CAPTION_SIZE, labelpad=3)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    save_figure(figure, Path(path))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= MAX_CAPTION_LETTERS else line[: MAX_CAPTION_LETTERS - 1] + "…"

@@ -1,0 +1,149 @@
+"""The article's model in Keras 3: its `.weights.h5` files, written from a network and read into one, with h5py alone.
+
+Reading touches arrays only: unlike a whole saved Keras model, nothing in such a file can be code.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minivgg_pl.errors import InputError
+from minivgg_pl.network import MiniVGG
+
+# In the order in which Keras numbers a layer's variables.
+VARIABLES = {
+    nn.Conv2d: ("conv2d", ("weight", "bias")),
+    nn.BatchNorm2d: ("batch_normalization", ("weight", "bias", "running_mean", "running_var")),
+    nn.BatchNorm1d: ("batch_normalization", ("weight", "bias", "running_mean", "running_var")),
+    nn.Linear: ("dense", ("weight", "bias")),
+}
+MISSING_H5PY = "Keras files need the package h5py: pip install h5py"
+
+
+def keras_bytes(net: MiniVGG) -> bytes:
+    """Return the content of a `.weights.h5` file that `keras.Model.load_weights` reads into the article's model.
+
+    Raises:
+        InputError: If h5py is not installed.
+    """
+    h5py = _import_h5py()
+    tensors = net.state_dict()
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_group("vars")
+        for path, name, module in _layers(net):
+            group = file.create_group(f"{path}/vars")
+            group.attrs["name"] = path.rpartition("/")[2]
+            for number, variable in enumerate(VARIABLES[type(module)][1]):
+                array = _to_keras(net, name, tensors[f"{name}.{variable}"])
+                group.create_dataset(str(number), data=array.numpy())
+    return buffer.getvalue()
+
+
+def normalization(net: MiniVGG) -> str:
+    """Return the Keras layer, as code, that does what `net` does to its input first; the article's model has none."""
+    mean, std = net.options["mean"] or [0.0] * net.image_shape[0], net.options["std"] or [1.0] * net.image_shape[0]
+    return f"keras.layers.Normalization(mean={mean}, variance={[round(value**2, 6) for value in std]})"
+
+
+def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
+    """Read the weights of the article's model in Keras, under the names and in the layout of `net`.
+
+    Args:
+        path: A file that Keras 3's `model.save_weights("NAME.weights.h5")` wrote.
+        net: The network that they are for; it stays as it is.
+
+    Returns:
+        A state dict of `net` without `mean` and `std`, which Keras keeps outside. The classifier has as many rows as
+        the file has classes.
+
+    Raises:
+        InputError: If the file is damaged, no such file, or of another architecture (the message names the layer).
+    """
+    h5py = _import_h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            if "layers" not in file:
+                raise InputError(
+                    f"{path}: not weights that Keras 3 saved; load them in Keras 3 and give "
+                    'model.save_weights("NAME.weights.h5")'
+                )
+            return dict(_read_layers(path, file, net))
+    except InputError:
+        raise
+    except Exception as error:  # what h5py raises for a damaged file is not one type
+        raise InputError(f"{path}: not a readable .weights.h5 file, or a damaged one ({error})") from error
+
+
+def _read_layers(path: Path, file: Mapping[str, Any], net: MiniVGG) -> Iterator[tuple[str, Tensor]]:
+    expected = net.state_dict()
+    layers = {place: (name, VARIABLES[type(module)][1]) for place, name, module in _layers(net)}
+    for group in (f"layers/{name}" for name in file["layers"]):
+        if group not in layers and len(file[group].get("vars", ())):
+            raise InputError(f"{path}: it has a layer {group}, which {net.options['variant']} has not")
+    for place, (name, variables) in layers.items():
+        stored = file.get(f"{place}/vars", {})
+        if len(stored) != len(variables):
+            raise InputError(
+                f"{path}: {place} has {len(stored)} variables where {name} of {net.options['variant']} has "
+                f"{len(variables)}"
+            )
+        for number, variable in enumerate(variables):
+            array = np.asarray(stored[str(number)])
+            wanted = _to_keras(net, name, expected[f"{name}.{variable}"]).shape
+            # A classifier for other classes is the caller's to leave out.
+            if array.shape != tuple(wanted) and not (name == "classifier" and array.shape[:-1] == wanted[:-1]):
+                raise InputError(
+                    f"{path}: {place} has shape {array.shape} where {name}.{variable} of {net.options['variant']} has "
+                    f"{tuple(wanted)} in Keras' order"
+                )
+            yield f"{name}.{variable}", _from_keras(net, name, torch.from_numpy(array.astype(np.float32)))
+
+
+def _layers(net: MiniVGG) -> Iterator[tuple[str, str, nn.Module]]:
+    """Yield each layer that has weights: its place in a Keras file, its name here, itself."""
+    counts: dict[str, int] = {}
+    for name, module in net.named_modules():
+        if type(module) in VARIABLES:
+            kind = VARIABLES[type(module)][0]
+            number = counts.get(kind, 0)
+            counts[kind] = number + 1
+            yield f"layers/{kind}_{number}" if number else f"layers/{kind}", name, module
+
+
+def _to_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
+    if tensor.ndim == 4:  # out, in, height, width -> height, width, in, out
+        tensor = tensor.permute(2, 3, 1, 0)
+    elif tensor.ndim == 2 and name == "dense":  # columns by channel, height, width -> rows by height, width, channel
+        tensor = tensor.unflatten(1, (-1, *_last_map(net))).permute(2, 3, 1, 0).flatten(0, 2)
+    elif tensor.ndim == 2:
+        tensor = tensor.T
+    return tensor.contiguous()
+
+
+def _from_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
+    if tensor.ndim == 4:
+        tensor = tensor.permute(3, 2, 0, 1)
+    elif tensor.ndim == 2 and name == "dense":
+        tensor = tensor.unflatten(0, (*_last_map(net), -1)).permute(3, 2, 0, 1).flatten(1)
+    elif tensor.ndim == 2:
+        tensor = tensor.T
+    return tensor.contiguous()
+
+
+def _last_map(net: MiniVGG) -> tuple[int, int]:
+    """Return height and width of what is flattened."""
+    return net.image_shape[1] // 2**net.num_blocks, net.image_shape[2] // 2**net.num_blocks
+
+
+def _import_h5py() -> Any:
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise InputError(MISSING_H5PY) from error
+    return h5py

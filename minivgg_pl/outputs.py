@@ -1,0 +1,53 @@
+"""Files that a command was asked to write: checked before any work, and whole or not there."""
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from minivgg_pl.errors import InputError
+
+
+def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwrite: bool) -> None:
+    """Check, writing nothing, that `path` can be written.
+
+    Args:
+        option: The option as typed, for the message.
+        path: File to be written, or None for none.
+        suffixes: The endings allowed, such as `[".csv"]`.
+        overwrite: Whether a file may be in the way.
+
+    Raises:
+        InputError: If the ending is another, the file exists, or its folder does not or cannot be written.
+    """
+    if path is None:
+        return
+    if not path.name.endswith(tuple(suffixes)):
+        raise InputError(f"{option} {path}: give a name that ends in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise InputError(f"{option} {path}: that is a folder; give a file name")
+    if path.exists() and not overwrite:
+        raise InputError(f"{option} {path}: the file exists; give another name, or --overwrite")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{option} {path}: the folder {folder} cannot be written")
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a kill leaves the old one or the new one, never half of it.
+
+    Raises:
+        InputError: If it cannot be written, such as on a full disk.
+    """
+    # The name is unique, because two threads may write the same file.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        # File names need not be UTF-8, and a text that holds them must not fail for it.
+        part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)

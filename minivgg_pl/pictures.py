@@ -1,0 +1,75 @@
+"""Picture files of any kind, as the small square arrays that the network takes."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from minivgg_pl.errors import InputError
+
+# A file of a few kB can hold a picture of many GB: above this, Pillow opens none (and warns from half of it on).
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+# Pixels in the file itself. Pillow would also open formats that start other programs (EPS) or hold no picture (HDF5).
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
+MODES = {1: "L", 3: "RGB"}
+WHITE = 255
+# The largest value of Pillow's 16-bit modes, over that of 8 bits.
+SIXTEEN_TO_EIGHT_BITS = 257
+
+
+def picture_formats() -> list[str]:
+    """Return those of FORMATS that the installed Pillow reads."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def picture_endings() -> tuple[str, ...]:
+    """Return the endings of picture files, such as `.png`, in lower case."""
+    formats = picture_formats()
+    return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
+
+
+def read_picture(path: str | Path, size: int = 32, channels: int = 3) -> np.ndarray:
+    """Read a picture as the network takes it: the largest centred square, averaged down (or enlarged) to `size`.
+
+    Any of FORMATS. An EXIF orientation is obeyed; transparency becomes white; palettes, CMYK and 16 bits
+    a channel are converted to 8 bits; of an animation, the first frame counts. A picture of `size` is not resampled.
+
+    Args:
+        path: Picture file.
+        size: Height and width of the result in pixels.
+        channels: 3 for colour, 1 for grey.
+
+    Returns:
+        `(size, size, channels)` uint8 in [0, 255].
+
+    Raises:
+        InputError: If the file cannot be read, is no picture, is damaged, or has more than MAX_PIXELS pixels.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            picture = Image.open(path, formats=picture_formats())
+        with picture:
+            square = ImageOps.fit(_flat(ImageOps.exif_transpose(picture)), (size, size), Image.Resampling.BOX)
+            pixels = np.array(square.convert(MODES[channels]))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: too large, above {MAX_PIXELS:,} pixels: make it smaller first") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not a picture that Pillow can read") from error
+    except Exception as error:  # what Pillow raises for damaged files is not one type
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason})") from error
+    return pixels.reshape(size, size, channels)
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """Return the picture in mode L or RGB, with nothing of it transparent."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) / SIXTEEN_TO_EIGHT_BITS).round().astype(np.uint8))
+    if picture.mode == "F":
+        return Image.fromarray(np.nan_to_num(np.asarray(picture)).clip(0, 255).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (WHITE,) * 4), layer).convert("RGB")
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")

@@ -1,0 +1,243 @@
+"""Trained weights: what this project wrote, read back without running anything in it; and weights files written."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from minivgg_pl import __version__, pretrained, runs
+from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.checkpoints import data_state, read_checkpoint, run_folder_of
+from minivgg_pl.errors import InputError
+from minivgg_pl.keras_weights import read_keras_weights
+from minivgg_pl.network import MiniVGG
+from minivgg_pl.outputs import write_whole
+from minivgg_pl.pretrained import FOLDER, SHA256
+
+FORMAT = "minivgg_pl"
+# What a weights file says of the run it comes from, where the run said it.
+FACTS = ("dataset", "recipe", "init_from", "seed", "epochs", "test_accuracy", "test_images", "tested_on", "split")
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained network and what is known of it.
+
+    Attributes:
+        net: In evaluation mode, on the CPU, in float32.
+        class_names: The name of each logit's class, in order.
+        facts: Of FACTS what is known: data set, recipe, seed, epochs, and accuracy in [0, 1] on the test set.
+        source: What it was read from, as typed.
+    """
+
+    net: MiniVGG
+    class_names: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+def load_trained(source: str | Path) -> TrainedNetwork:
+    """Read a trained network. Nothing is unpickled but plain tensors and numbers (torch's `weights_only`).
+
+    Args:
+        source: `"classic"` or `"wide"` for the weights that come with this package (`./wide` is a folder), a run folder
+            (its last epoch), a `.ckpt` of this project or a `.safetensors` file that this project wrote.
+
+    Raises:
+        InputError: If there is nothing of that kind at `source`, or it is damaged.
+    """
+    if str(source) in SHA256:
+        return _read_pretrained(str(source))
+    path = Path(source)
+    if path.is_dir():
+        checkpoint = path / runs.LAST_CHECKPOINT
+        if not checkpoint.is_file():
+            raise InputError(f"{path}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
+        return _read_checkpoint(checkpoint, source=str(source))
+    if not path.is_file():
+        raise InputError(
+            f"{path}: there is no such file or folder; give {', '.join(SHA256)}, a run folder, a .ckpt or a "
+            ".safetensors file"
+        )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, source=str(source))
+    if path.suffix == ".ckpt":
+        return _read_checkpoint(path, source=str(source))
+    raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file")
+
+
+def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
+    """Load trained weights into `net` to train on from; where the classes differ in number, all but the classifier.
+
+    Args:
+        net: The network to change. `mean` and `std` stay its own.
+        source: What `load_trained` reads, or a Keras `.weights.h5` of the article's model.
+
+    Raises:
+        InputError: If the weights cannot be read, or are those of another network.
+    """
+    if str(source).endswith(".weights.h5"):
+        # Keras keeps a normalisation outside of them: the caller's own is taken to be theirs.
+        tensors = read_keras_weights(Path(source), net)
+    else:
+        tensors = load_trained(source).net.state_dict()
+        _check_normalization(source, net, tensors)
+    own = net.state_dict()
+    for name, tensor in tensors.items():
+        if tensor.shape == own[name].shape:
+            own[name] = tensor
+        elif not name.startswith("classifier."):
+            raise InputError(
+                f"{source}: {name} has shape {tuple(tensor.shape)} where this network has {tuple(own[name].shape)}: "
+                "give weights of the same variant and sizes"
+            )
+    net.load_state_dict(own)
+
+
+def _check_normalization(source: str | Path, net: MiniVGG, tensors: Mapping[str, Tensor]) -> None:
+    """Weights mean nothing with another normalisation than they were trained with."""
+    for name in ("mean", "std"):
+        theirs, own = tensors.get(name), getattr(net, name)
+        if (theirs is None) != (own is None) or (own is not None and not torch.equal(theirs, own)):
+            values = "null" if theirs is None else ",".join(f"{value:.6g}" for value in theirs.flatten().tolist())
+            raise InputError(f"{source}: its network has another {name}: give --model.{name}=[{values}]")
+
+
+def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
+    """Return the content of a `.safetensors` file that `load_trained` reads.
+
+    Args:
+        trained: The network and what is known of it.
+        half: Whether to keep kernels as float16, which halves the file.
+    """
+    tensors = {name: _stored(tensor, half) for name, tensor in trained.net.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "package_version": __version__,
+        "network": json.dumps(trained.net.options),
+        "variant": trained.net.options["variant"],
+        "class_names": json.dumps(trained.class_names),
+        "normalization": json.dumps({name: trained.net.options[name] for name in ("mean", "std")}),
+        **{name: json.dumps(value) for name, value in trained.facts.items() if value is not None},
+    }
+    return save(tensors, metadata)
+
+
+def ship(trained: TrainedNetwork) -> Path:
+    """Make `trained` the weights that come with the package, in half precision, and note their checksum.
+
+    Returns:
+        The file, named after the network's variant.
+
+    Raises:
+        InputError: If the network is not the variant's own, for CIFAR-10.
+    """
+    variant = trained.net.options["variant"]
+    is_own = trained.net.options["dense_units"] in (None, ARCHITECTURES[variant].dense_units)
+    if trained.facts.get("dataset") != "cifar10" or not is_own:
+        raise InputError(f"{trained.source}: only a {variant} trained on CIFAR-10 can come with the package")
+    path, content = FOLDER / f"{variant}.safetensors", weights_bytes(trained, half=True)
+    write_whole(path, content)
+    checksums = SHA256 | {variant: hashlib.sha256(content).hexdigest()}
+    lines = "".join(f'    "{name}": "{checksums[name]}",\n' for name in sorted(checksums))
+    source = Path(pretrained.__file__)
+    head, _, _ = source.read_text().partition("SHA256 = {")
+    write_whole(source, f"{head}SHA256 = {{\n{lines}}}\n")
+    return path
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    is_kernel = tensor.ndim >= 2 and tensor.shape[0] > 1
+    # Safetensors knows no memory order but the plain one.
+    return tensor.detach().to(torch.float16 if half and is_kernel else tensor.dtype).contiguous()
+
+
+def _read_pretrained(name: str) -> TrainedNetwork:
+    path = FOLDER / f"{name}.safetensors"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[name]:
+        raise InputError(f"{path} is damaged (its SHA-256 is not the one in the code): install the package again")
+    return _read_safetensors(path, source=name)
+
+
+def _read_safetensors(path: Path, source: str) -> TrainedNetwork:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable .safetensors file, or a damaged one ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: it lacks the metadata that this project writes, so its network is not known")
+    try:
+        options, class_names = json.loads(metadata["network"]), json.loads(metadata["class_names"])
+        facts = {name: json.loads(metadata[name]) for name in FACTS if name in metadata}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: its metadata are damaged ({error})") from error
+    net = _build(path, options, tensors)
+    return TrainedNetwork(net, _check_names(path, class_names, net), facts, source)
+
+
+def _read_checkpoint(path: Path, source: str) -> TrainedNetwork:
+    content = read_checkpoint(path)
+    hyperparameters, state_dict = content["hyper_parameters"], content["state_dict"]
+    options = {name: hyperparameters[name] for name in MiniVGG().options if name in hyperparameters}
+    tensors = {name.removeprefix("net."): value for name, value in state_dict.items() if name.startswith("net.")}
+    net = _build(path, options, tensors)
+    # A data module of the user's own need not name its classes.
+    numbers = [str(number) for number in range(net.options["num_classes"])]
+    class_names = data_state(content).get("class_names", numbers)
+    facts = _run_facts(path, content)
+    return TrainedNetwork(net, _check_names(path, class_names, net), facts, source)
+
+
+def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MiniVGG:
+    try:
+        net = MiniVGG(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: it describes a network that cannot be ({error})") from error
+    expected = net.state_dict()
+    for name in expected.keys() | tensors.keys():
+        if name not in tensors or name not in expected:
+            raise InputError(f"{path}: its weights and its description part: {name} stands in only one of them")
+        if tensors[name].shape != expected[name].shape:
+            raise InputError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, where the network that it describes has "
+                f"{tuple(expected[name].shape)}"
+            )
+    net.load_state_dict(tensors)
+    return net.eval()
+
+
+def _check_names(path: Path, class_names: Any, net: MiniVGG) -> list[str]:
+    num_classes = net.options["num_classes"]
+    if not (isinstance(class_names, list) and len(class_names) == num_classes and all(map(_is_name, class_names))):
+        raise InputError(f"{path}: it does not name its {num_classes} classes, but says {str(class_names)[:60]}")
+    return class_names
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the checkpoint's run says of it: the test's result only if it is the tested epoch's."""
+    folder = run_folder_of(path)
+    summary = runs.read_summary(folder) if folder else None
+    facts = {
+        "dataset": content.get("datamodule_hyper_parameters", {}).get("dataset"),
+        "init_from": content["hyper_parameters"].get("init_from"),
+        "split": data_state(content).get("split"),
+    }
+    if summary:
+        facts |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
+        if summary.get("epochs") == content.get("epoch", -1) + 1:
+            facts |= {"epochs": summary["epochs"], "test_accuracy": summary.get("test_acc")}
+            facts |= {name: summary.get(name) for name in ("test_images", "tested_on")}
+    return {name: value for name, value in facts.items() if value is not None}

@@ -1,0 +1,12 @@
+"""Measure a trained network: `python scripts/evaluate.py --help`."""
+
+import sys
+from pathlib import Path
+
+# Works from a clone, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from minivgg_pl.evaluate import main
+
+if __name__ == "__main__":
+    sys.exit(main())
