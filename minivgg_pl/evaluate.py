@@ -23,8 +23,9 @@ NUM_MISTAKES = 32
 DESCRIPTION = """\
 Measure a trained network on a test set: accuracy with its 95 % interval, top-5 accuracy, loss, calibration error.
 
-Leaves a new folder with summary.json, report.csv (each class), confusion_matrix.csv and .png, the same normalised,
-mistakes.png (the most confident ones) and reliability.png (are its probabilities to be believed?).
+Leaves a new folder with summary.json, report.csv (each class), predictions.csv (each image), confusion_matrix.csv and
+.png, the same normalised, mistakes.png (the most confident ones) and reliability.png (are its probabilities to be
+believed?).
 """
 EXAMPLES = """\
 Options of the data are those of train.py: --data.root DIR, --data.dataset synthetic, or --data
@@ -175,6 +176,7 @@ def _write_report(
     names, labels = trained.class_names, images.labels
     report = {name: value.tolist() for name, value in evaluation.class_report(probabilities, labels).items()}
     matrix = report["confusion_matrix"]
+    reports.write_predictions(folder / "predictions.csv", names, labels, probabilities)
     reports.write_class_report(folder / "report.csv", names, report)
     reports.write_matrix(folder / "confusion_matrix.csv", names, matrix)
     class_plots.draw_confusion_matrix(matrix, names, folder / "confusion_matrix.png", f"{heading}, images")

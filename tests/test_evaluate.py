@@ -68,6 +68,11 @@ def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, data_option
     assert summary["weights_facts"]["test_accuracy"] == of_run["test_acc"]
     assert 0 <= summary["with_mirror_images"]["accuracy"] <= 1
     assert (folder / "report.csv").read_text() == (finished_run[0] / "report.csv").read_text()
+    with open(folder / "predictions.csv", newline="") as file:
+        answers = list(csv.DictReader(file))
+    hits = sum(row["true class"] == row["predicted class"] for row in answers)
+    assert hits / len(answers) == pytest.approx(summary["accuracy"])
+    assert [row["image"] for row in answers] == [str(number) for number in range(SYNTHETIC_SIZE // 5)]
     with open(folder / "confusion_matrix.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert sum(int(count) for row in rows[1:] for count in row[1:]) == SYNTHETIC_SIZE // 5
