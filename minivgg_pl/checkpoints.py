@@ -30,6 +30,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def last_checkpoint(folder: Path, option: str = "") -> Path:
+    """Return the checkpoint of a run folder's last epoch.
+
+    Raises:
+        InputError: If there is none; the message begins with `option`.
+    """
+    checkpoint = folder / runs.LAST_CHECKPOINT
+    if not checkpoint.is_file():
+        raise InputError(f"{option}{folder}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
+    return checkpoint
+
+
 def data_state(content: dict[str, Any]) -> dict[str, Any]:
     """Return what this project's data module kept in a checkpoint, or nothing where there was another."""
     # Lightning keeps it under the name of the data module's class, whatever that is.

@@ -64,9 +64,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/) replaces a kernel's Nesterov momentum by the
     nearest matrix whose singular values are all about 1. Before each update a kernel is scaled to the norm
-    sqrt(out_channels); followed by batch norm, its norm hardly matters (not at
-    all while its bias is 0). So `lr` is the size of an
-    update relative to the kernel, and needs no weight decay beside it.
+    sqrt(out_channels); followed by batch norm, its norm hardly matters (not at all while its bias is 0). So `lr` is
+    the size of an update relative to the kernel, and needs no weight decay beside it.
 
     `torch.optim.Muon` is not used: it takes no convolution kernels, keeps the norm free, and always iterates in
     bfloat16, which a processor without it emulates.

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from minivgg_pl import runs
-from minivgg_pl.checkpoints import data_state, read_checkpoint, run_folder_of
+from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint, run_folder_of
 from minivgg_pl.data_options import import_data_class
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import class_path_of
@@ -119,9 +119,7 @@ def find_resume_point(path: Path) -> ResumePoint:
     """
     if not path.exists():
         raise InputError(f"--resume {path}: there is no such file or folder; give a run folder or a .ckpt file")
-    checkpoint = path / runs.LAST_CHECKPOINT if path.is_dir() else path
-    if not checkpoint.is_file():
-        raise InputError(f"--resume {path}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
+    checkpoint = last_checkpoint(path, option="--resume ") if path.is_dir() else path
     content = _read_training_checkpoint(checkpoint)
     source = run_folder_of(checkpoint)
     config = runs.newest_config(source) if source else None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minivgg_pl import __version__, pretrained, runs
 from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.checkpoints import data_state, read_checkpoint, run_folder_of
+from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint, run_folder_of
 from minivgg_pl.errors import InputError
 from minivgg_pl.keras_weights import read_keras_weights
 from minivgg_pl.network import MiniVGG
@@ -57,10 +57,7 @@ def load_trained(source: str | Path) -> TrainedNetwork:
         return _read_pretrained(str(source))
     path = Path(source)
     if path.is_dir():
-        checkpoint = path / runs.LAST_CHECKPOINT
-        if not checkpoint.is_file():
-            raise InputError(f"{path}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
-        return _read_checkpoint(checkpoint, source=str(source))
+        return _read_checkpoint(last_checkpoint(path), source=str(source))
     if not path.is_file():
         raise InputError(
             f"{path}: there is no such file or folder; give {', '.join(SHA256)}, a run folder, a .ckpt or a "
