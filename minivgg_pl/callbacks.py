@@ -231,5 +231,8 @@ class TestReport(Callback):
         reports.write_class_report(self.recorder.folder / "report.csv", names, report)
         path = self.recorder.folder / "confusion_matrix.png"
         class_plots.draw_confusion_matrix(
-            report["confusion_matrix"], names, path, f"{self.recorder.title}: test set, last epoch"
+            report["confusion_matrix"],
+            names,
+            path,
+            f"{self.recorder.title}: {trainer.datamodule.tested_on}, last epoch",
         )

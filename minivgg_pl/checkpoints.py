@@ -1,6 +1,7 @@
 """Lightning's checkpoints of this project, read as plain data."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: If the file is damaged, no such checkpoint, or one of another model.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for a damaged file is not one type
-        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        # Its first sentence; advice to trust the file follows.
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise InputError(f"{path}: not a readable checkpoint, or a damaged one ({reason})") from error
     if not isinstance(content, dict) or any(
         not isinstance(content.get(key), dict) for key in ("state_dict", "hyper_parameters")

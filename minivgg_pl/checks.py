@@ -9,6 +9,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.recipe import RECIPES, recipe_options
+from minivgg_pl.weights import NORMALIZATION, load_trained
 
 # Each setting that only one choice of another uses: (setting, what it belongs to, the choice).
 BELONGS_TO = (
@@ -34,6 +35,23 @@ def fit_model_to_data(model: Any, data: ImageDataModule) -> None:
         if model[name] not in (HYPERPARAMETER_DEFAULTS[name], value):
             raise InputError(f"--model.{name} {model[name]}: the data have {value}; leave it out, of a config file too")
         model[name] = value
+
+
+def take_normalization(model: Any) -> None:
+    """Set `mean` and `std` to those of the weights to start from, unless others were typed.
+
+    Raises:
+        InputError: If the weights cannot be read.
+    """
+    # A Keras file knows none.
+    if not model.init_from or str(model.init_from).endswith(".weights.h5"):
+        return
+    theirs = load_trained(model.init_from).net.options
+    if theirs["in_channels"] != model.in_channels:
+        return
+    for name in NORMALIZATION:
+        if model[name] in _silent_values(name):
+            model[name] = theirs[name]
 
 
 def check_trainer(trainer: Any) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from minivgg_pl.figures import new_axes, save_figure
+from minivgg_pl.figures import as_text, new_axes, save_figure
 from minivgg_pl.plots import ACCURACY_COLOUR, LINE_WIDTH
 
 # Colour grows with the square root of the share: mistakes of a few per cent show beside a diagonal of 80.
@@ -71,13 +71,20 @@ def _confusion_figure(counts: np.ndarray, class_names: Sequence[str], title: str
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(COLOUR_GAMMA, vmin=0, vmax=1))
     ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, class_names)
+    labels = [as_text(name) for name in class_names]
+    axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, labels)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.tick_params(length=0)
     bar = figure.colorbar(
-        image, ax=axes, fraction=0.046, pad=0.03, ticks=[0, 0.05, 0.2, 0.5, 1], label="share of the true class"
+        image,
+        ax=axes,
+        fraction=0.046,
+        pad=0.03,
+        ticks=[0, 0.05, 0.2, 0.5, 1],
+        format=PercentFormatter(1.0, decimals=0),
+        label="share of the true class",
     )
     bar.outline.set_visible(False)
     if len(counts) <= MAX_COUNTED_CLASSES:
@@ -91,13 +98,14 @@ def _confusion_figure(counts: np.ndarray, class_names: Sequence[str], title: str
 def _reliability_figure(bins: Sequence[tuple[float, float, int]], title: str) -> Figure:
     figure, axes = new_axes(5.2, 5.2, title)
     confidences, accuracies, counts = (np.array(column) for column in zip(*bins, strict=True))
-    axes.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1.2, label="as right as it is sure")
+    axes.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1.2, label="perfectly calibrated")
     axes.plot(confidences, accuracies, color=ACCURACY_COLOUR, marker="o", linewidth=LINE_WIDTH, label="this network")
     axes.bar(confidences, counts / counts.sum(), width=0.04, color="0.8", zorder=0, label="share of the images")
     axes.set_xlabel("confidence: probability of the guess")
     axes.set_ylabel("accuracy")
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
+    # Room for the points on the border.
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color="0.9", linewidth=0.8)

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl import callbacks, checks, runs
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
-from minivgg_pl.data_options import build_data, import_data_class, named_data_class
+from minivgg_pl.data_options import build_data, data_of_run, import_data_class, named_data_class
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import LitMiniVGG
@@ -114,6 +114,8 @@ class MiniVGGCLI(LightningCLI):
         # One to ask what the data are; LightningCLI makes its own later.
         data = build_data(config.data)
         checks.fit_model_to_data(config.model, data)
+        if not self.resume:
+            checks.take_normalization(config.model)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         checks.check_trainer(config.trainer)
@@ -186,15 +188,21 @@ class MiniVGGCLI(LightningCLI):
         return chosen
 
 
-def parse_data(options: list[str]) -> ImageDataModule:
+def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
     """Return the data module that `--data` and `--data.*` options describe.
+
+    Args:
+        options: As typed.
+        run: Folder of the run whose data are meant where `--data` is not given, or None.
 
     Raises:
         InputError: On a value out of range; what the parser refuses ends the process with its one line.
     """
     parser = OneLineParser()
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
-    parser.set_defaults({"data": {"class_path": named_data_class(options)}})
+    is_named = any(word.partition("=")[0] == "--data" for word in options)
+    data = data_of_run(run) if run and not is_named else None
+    parser.set_defaults({"data": data or {"class_path": named_data_class(options)}})
     return build_data(parser.parse_args(options).data)
 
 

@@ -71,9 +71,19 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # The reader, `head` for instance, has what it wanted. Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, `head` for instance, has what it wanted.
+        _drop_output()
         return EXIT_FAILED
+    except OSError as error:
+        # What the system refuses: a path too long or closed to this user, a full disk behind stdout.
+        if not error.filename:
+            _drop_output()
+        return fail(f"{error.filename or 'the output'}: {error.strerror or error}", EXIT_BAD_INPUT)
+
+
+def _drop_output() -> None:
+    # Python would complain once more when it closes stdout.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from minivgg_pl import runs
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
 
@@ -39,7 +40,7 @@ def named_data_class(args: Sequence[str]) -> str:
 def _data_class_in(config: Path) -> str | None:
     try:
         data = yaml.safe_load(config.read_text())["data"]
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError):
         # Whatever is wrong with the file, the parser will say it better.
         return None
     return data.get("class_path") if isinstance(data, dict) else None
@@ -56,6 +57,20 @@ def build_data(config: Any) -> ImageDataModule:
     return import_data_class(config.class_path)(**config.init_args.as_dict())
 
 
+def data_of_run(folder: Path) -> dict[str, Any] | None:
+    """Return the data module's `class_path` and `init_args` from a run's config, if it is one of this package.
+
+    Others are not: whoever wrote the config would choose what to import.
+    """
+    config = runs.newest_config(folder)
+    path = _data_class_in(config) if config else None
+    if path is None or not path.startswith("minivgg_pl."):
+        return None
+    data = yaml.safe_load(config.read_text())["data"]
+    init_args = data.get("init_args")
+    return {"class_path": path, "init_args": init_args if isinstance(init_args, dict) else {}}
+
+
 def import_data_class(path: str) -> type[ImageDataModule]:
     """Return the data module class at import path `path`.
 
@@ -65,7 +80,7 @@ def import_data_class(path: str) -> type[ImageDataModule]:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"--data {path}: no such class ({error}); give {DATA_MODULES}") from error
     if not (isinstance(found, type) and issubclass(found, ImageDataModule)):
         raise InputError(f"--data {path}: not a data module of images; give {DATA_MODULES}, or a subclass of one")

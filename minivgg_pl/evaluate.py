@@ -1,5 +1,6 @@
 """`scripts/evaluate.py`: what a trained network is worth, in numbers and pictures."""
 
+import os
 import shutil
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
@@ -28,8 +29,8 @@ Leaves a new folder with summary.json, report.csv (each class), predictions.csv 
 believed?).
 """
 EXAMPLES = """\
-Options of the data are those of train.py: --data.root DIR, --data.dataset synthetic, or --data
-minivgg_pl.ImageFolderDataModule --data.root my_pictures.
+A run is tested on the data it was trained for, other weights on CIFAR-10. Options of the data are those of train.py:
+--data.root DIR, --data.dataset synthetic, or --data minivgg_pl.ImageFolderDataModule --data.root my_pictures.
 
 examples:
   evaluate.py wide
@@ -56,7 +57,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     )
     parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
     parser.add_argument("--tta", choices=["flip"], help="report also the mean over each image and its mirror image")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="new folder (default: runs/evaluate-<variant>/<n>)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="new folder (default: runs/evaluate-<run>/<n>)")
     own, of_data = _sort(argv)
     return parser.parse_args(own), of_data
 
@@ -84,7 +85,7 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
     from minivgg_pl import evaluation, runs
     from minivgg_pl.weights import load_trained
 
-    if args.output and args.output.exists():
+    if args.output and os.path.lexists(args.output):
         raise InputError(f"--output {args.output}: it exists; give a new folder")
     runs.check_base(args.output or Path("runs"), option="--output")
     trained = load_trained(args.weights)
@@ -97,7 +98,9 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
     if args.tta:
         mirrored = (probabilities + _probabilities(trained, images, mirror=True)) / 2
         summary["with_mirror_images"] = evaluation.evaluate_probabilities(mirrored, images.labels)
-    folder = args.output or runs.claim_run_folder(Path("runs", f"evaluate-{trained.net.options['variant']}"))
+    folder = args.output or runs.claim_run_folder(
+        Path("runs", f"evaluate-{trained.net.options['variant']}{data.run_suffix}")
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(folder / runs.SUMMARY, summary)
@@ -111,16 +114,21 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
 
 
 def _prepare(options: list[str], trained: "TrainedNetwork") -> tuple["ImageDataModule", "ImageDataset"]:
+    from minivgg_pl.checkpoints import run_folder_of
     from minivgg_pl.cli import parse_data
 
-    data = parse_data(options)
+    path = Path(trained.source)
+    data = parse_data(options, run=path if path.is_dir() else run_folder_of(path))
     if data.image_shape != trained.net.image_shape:
         raise InputError(
             f"{trained.source}: it takes images {trained.net.image_shape} (channels, height, width), and the data have "
             f"{data.image_shape}: give data that suit"
         )
     if data.class_names != trained.class_names:
-        ours, theirs = (f"{len(n)} classes ({', '.join(n[:3])}, ...)" for n in (trained.class_names, data.class_names))
+        ours, theirs = (
+            f"{len(names)} classes ({', '.join(names[:3] + ['...'] * (len(names) > 3))})"
+            for names in (trained.class_names, data.class_names)
+        )
         raise InputError(f"{trained.source}: it knows {ours}, and the data have {theirs}: give data with its classes")
     data.prepare_data()
     return data, _images_to_test(data, trained)
@@ -144,13 +152,17 @@ def _images_to_test(data: "ImageDataModule", trained: "TrainedNetwork") -> "Imag
 
 def _probabilities(trained: "TrainedNetwork", images: "ImageDataset", mirror: bool = False) -> "Tensor":
     import torch
+    from tqdm import tqdm
 
     from minivgg_pl.inference import BATCH_SIZE, class_probabilities
 
     net = trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
+    parts = []
     # In parts, since a mapped data set may be larger than memory.
-    parts = (images.bytes_at(part) for part in torch.arange(len(images)).split(BATCH_SIZE))
-    return torch.cat([class_probabilities(net, part.flip(2) if mirror else part) for part in parts])
+    for indices in tqdm(torch.arange(len(images)).split(BATCH_SIZE), "testing", unit=" batches", disable=None):
+        part = images.bytes_at(indices)
+        parts.append(class_probabilities(net, part.flip(2) if mirror else part))
+    return torch.cat(parts)
 
 
 def _description(trained: "TrainedNetwork", data: "ImageDataModule") -> dict[str, Any]:
@@ -183,14 +195,16 @@ def _write_report(
     shares = [[count / max(sum(row), 1) for count in row] for row in matrix]
     reports.write_matrix(folder / "confusion_matrix_normalized.csv", names, shares)
     class_plots.draw_confusion_matrix(
-        matrix, names, folder / "confusion_matrix_normalized.png", f"{heading}, share of the true class", shares=True
+        matrix, names, folder / "confusion_matrix_normalized.png", f"{heading}, per cent of the true class", shares=True
     )
     class_plots.draw_reliability(evaluation.reliability(probabilities, labels), folder / "reliability.png", heading)
     mistakes = evaluation.confident_mistakes(probabilities, labels, NUM_MISTAKES)
     if mistakes:
         pictures = [images.bytes_at(index).numpy() for index, _, _ in mistakes]
         captions = [f"{names[labels[index]]}\n→ {names[guess]} {p:.0%}" for index, guess, p in mistakes]
-        draw_gallery(pictures, captions, folder / "mistakes.png", f"{heading}: the most confident mistakes")
+        draw_gallery(
+            pictures, captions, folder / "mistakes.png", f"{heading}: the most confident mistakes, truth → guess"
+        )
 
 
 def _table(summary: dict[str, Any], folder: Path) -> str:

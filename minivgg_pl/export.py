@@ -87,7 +87,7 @@ def export(args: Namespace) -> int:
         "model-card": formats.model_card,
     }
     write_whole(path, writers[args.to](trained))
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    print(f"wrote {path} ({path.stat().st_size / 1e3:,.0f} kB)")
     if args.to == "keras" and (trained.net.options["mean"] or trained.net.options["std"]):
         print(f"In Keras, put this in front of the article's layers: {keras_weights.normalization(trained.net)}")
     return 0

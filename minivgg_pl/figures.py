@@ -4,6 +4,7 @@ Matplotlib's object-oriented API on the Agg canvas, never pyplot: no global stat
 """
 
 import io
+import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -15,6 +16,8 @@ from minivgg_pl.outputs import write_whole
 # Twice the width of a README column, so that text stays crisp on a high-density screen.
 DPI = 240
 TITLE_SIZE = 12
+# Letters of a title in an inch of width, in Matplotlib's own font; measured, with some to spare.
+TITLE_LETTERS_PER_INCH = 10
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -24,11 +27,22 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def draw_title(figure: Figure, title: str) -> None:
+    """Write the title above all parts of the figure, in as many lines as its width asks for."""
+    letters = int(figure.get_figwidth() * TITLE_LETTERS_PER_INCH)
+    figure.suptitle(as_text(textwrap.fill(title, letters)), fontsize=TITLE_SIZE)
+
+
+def as_text(text: str) -> str:
+    """Return what Matplotlib draws as `text`: dollars are not mathematics, and a file's name need not be Unicode."""
+    return text.encode(errors="replace").decode().replace("$", r"\$")
+
+
 def new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    """Return a figure with one pair of axes under a title, both open at the top and on the right."""
+    """Return a figure with one pair of axes under a title, open at the top and on the right."""
     figure = new_figure(width, height)
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=TITLE_SIZE, pad=10)
+    draw_title(figure, title)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -98,7 +98,8 @@ def model_card(trained: TrainedNetwork) -> str:
     )
     lines += ["", "| | |", "|---|---|"]
     rows = {
-        "input": f"float32 (N, {channels}, {height}, {width}), a picture's bytes divided by 255; normalised inside",
+        "input": f"float32 (N, {channels}, {height}, {width}), a picture's bytes divided by 255"
+        + ("; normalised inside" if options["mean"] or options["std"] else ""),
         "output": f"logits (N, {options['num_classes']}); softmax makes them probabilities",
         "classes": ", ".join(trained.class_names),
         "trained on": facts.get("dataset"),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minivgg_pl.figures import TITLE_SIZE, new_figure, save_figure
+from minivgg_pl.figures import as_text, draw_title, new_figure, save_figure
 
 MAX_COLUMNS = 8
+# A narrower figure would have no room for its title.
+MIN_COLUMNS = 3
 CELL_INCHES = 1.15
 CAPTION_SIZE = 8
 # Caption lines are cut here, where they would run into the next picture.
@@ -33,15 +35,18 @@ def draw_gallery(
         raise ValueError(f"{len(pictures)} pictures with {len(captions)} captions: give one each, and at least one")
     columns = min(len(pictures), MAX_COLUMNS)
     rows = math.ceil(len(pictures) / columns)
-    lines = max(caption.count("\n") for caption in captions) + 1
-    figure = new_figure(columns * CELL_INCHES, rows * (CELL_INCHES + 0.17 * lines) + 0.4 * (title is not None))
+    caption_lines = max(caption.count("\n") for caption in captions) + 1
+    width = max(columns, MIN_COLUMNS) * CELL_INCHES
+    figure = new_figure(width, rows * (CELL_INCHES + 0.17 * caption_lines) + 0.4 * (title is not None))
     if title:
-        figure.suptitle(title, fontsize=TITLE_SIZE)
+        draw_title(figure, title)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, number)
         # Pixels stay squares: what is seen is what the network saw.
         axes.imshow(picture.squeeze(axis=2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
-        axes.set_xlabel("\n".join(_cut(line) for line in caption.split("\n")), fontsize=CAPTION_SIZE, labelpad=3)
+        axes.set_xlabel(
+            as_text("\n".join(_cut(line) for line in caption.split("\n"))), fontsize=CAPTION_SIZE, labelpad=3
+        )
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)

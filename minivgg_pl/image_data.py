@@ -20,8 +20,8 @@ class ImageDataModule(LightningDataModule):
     """Labelled images, all of one size, with one-hot targets.
 
     Every loader yields `(images, targets)`: images `(B, C, H, W)` float32 in [0, 1], targets `(B, num_classes)`
-    float32 one-hot. The last batch may be smaller: no image is ever dropped. A subclass
-    brings the files (`prepare_data`) and says what is in them (`_load`).
+    float32 one-hot. The last batch may be smaller: no image is ever dropped. A subclass brings the files
+    (`prepare_data`) and says what is in them (`_load`).
 
     Args:
         class_names: Names of the classes, in the order of the labels.
@@ -65,8 +65,8 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"split_seed is {split_seed}: give 0 to 2**63 - 1")
         if flip not in get_args(Flip):
             raise InputError(f"flip is {flip!r}: choose {', '.join(get_args(Flip))}")
-        if not 0 <= shift < min(image_shape[1:]):
-            raise InputError(f"shift is {shift}: give 0 to {min(image_shape[1:]) - 1} pixels")
+        if not 0 <= shift < (size := min(image_shape[1:])):
+            raise InputError(f"shift is {shift}: give 0 to {size - 1} pixels")
         self.class_names = list(class_names)
         self.image_shape = image_shape
         self.dataset = dataset
@@ -103,7 +103,7 @@ class ImageDataModule(LightningDataModule):
         return "not checked"
 
     def all_images(self) -> ImageDataset:
-        """Return every image of data without splits: what a network that never saw them is tested on."""
+        """Return every image of data without splits, for a network that never saw them."""
         return self._load("train")
 
     @property
@@ -114,11 +114,15 @@ class ImageDataModule(LightningDataModule):
         return f"{self.val_size} training images held out" if self.val_size else "test set"
 
     @property
+    def tested_on(self) -> str:
+        """What the images of the test are, in words."""
+        return "test set" if "test" in self.splits else self.validation
+
+    @property
     def val_label(self) -> str:
         """What charts call the validation images."""
-        return {"validation set": "validation", "test set": "validation (test set)"}.get(
-            self.validation, "validation (held out)"
-        )
+        labels = {"validation set": "validation", "test set": "validation (test set)"}
+        return labels.get(self.validation, "validation (held out)")
 
     def setup(self, stage: str) -> None:
         """Load what `stage` (fit, validate, test or predict) needs and is not loaded yet."""

@@ -1,33 +1,30 @@
 """ImageFolderDataModule: a folder of the user's own pictures, one folder a class."""
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torchvision.datasets.folder import find_classes, make_dataset
 from tqdm import tqdm
 
 from minivgg_pl.augment import Flip
+from minivgg_pl.class_folders import digests, find_samples
 from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule, Split
 from minivgg_pl.network import IMAGE_CHANNELS, IMAGE_SIZE
-from minivgg_pl.pictures import MODES, picture_endings, read_picture
+from minivgg_pl.pictures import MODES, read_picture
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HELD_OUT_SHARE = 0.2
+# The dense layer grows with the square of the size: at 512 it has 500 million weights in classic.
+MAX_IMAGE_SIZE = 512
 CACHE = ".minivgg_cache"
 # Larger sets are read from the cache batch by batch, and are not copied to a GPU.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
-
-Sample = tuple[str, int]
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -66,14 +63,14 @@ class ImageFolderDataModule(ImageDataModule):
         flip: Flip = "none",
         shift: int = 0,
     ) -> None:
-        if image_size < 4 or image_size % 4:
-            raise InputError(f"image_size is {image_size}: give a multiple of 4, 4 or more")
+        if not 4 <= image_size <= MAX_IMAGE_SIZE or image_size % 4:
+            raise InputError(f"image_size is {image_size}: give a multiple of 4, 4 to {MAX_IMAGE_SIZE}")
         if in_channels not in MODES:
             raise InputError(f"in_channels is {in_channels}: give 3 for colour or 1 for grey")
         # Checkpoints hold plain types alone: a path in one could not be read back.
         root, cache_dir = str(root), None if cache_dir is None else str(cache_dir)
         folder = Path(root).expanduser()
-        class_names, self.samples = _find_samples(folder)
+        class_names, self.samples = find_samples(folder)
         name = folder.resolve().name
         super().__init__(
             class_names=class_names,
@@ -91,7 +88,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.save_hyperparameters()
         self.cache = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
         # Once: a picture that goes away while the network trains must not lose the result.
-        self._digests = {split: _digests(folder, samples) for split, samples in self.samples.items()}
+        self._digests = {split: digests(folder, samples) for split, samples in self.samples.items()}
         self._owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
 
     @property
@@ -107,7 +104,7 @@ class ImageFolderDataModule(ImageDataModule):
     def prepare_data(self) -> None:
         """Decode what is not in the cache; Lightning calls it in one process only."""
         for split in self.splits:
-            if not self._cached(split).exists():
+            if self._read_cache(split) is None:
                 self._decode(split)
 
     def _cached(self, split: Split) -> Path:
@@ -125,103 +122,49 @@ class ImageFolderDataModule(ImageDataModule):
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
             shape = (len(samples), size, size, channels)
-            images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-            for number, (path, _) in enumerate(tqdm(samples, f"decoding {split}", unit=" pictures", disable=None)):
-                images[number] = read_picture(path, size, channels)
-            images.flush()
+            # Written, not mapped: on a full disk, a write into a mapping kills the process.
+            with part.open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for path, _ in tqdm(samples, f"decoding {split}", unit=" pictures", disable=None):
+                    file.write(read_picture(path, size, channels).tobytes())
             os.replace(part, target)
         except OSError as error:
             raise InputError(
                 f"{self.cache} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"
             ) from error
         finally:
-            part.unlink(missing_ok=True)
-            with suppress(OSError):  # unless there is something in it
-                self.cache.rmdir()
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+                self.cache.rmdir()  # unless there is something in it
         for stale in self.cache.glob(f"{self._cache_prefix(split)}-*.npy"):
             if stale != target:
                 stale.unlink(missing_ok=True)
 
     def _load(self, split: Split) -> ImageDataset:
-        path = self._cached(split)
-        if not path.exists():  # another run, of a changed folder, tidied it away
+        array = self._read_cache(split)
+        if array is None:  # another run, of a changed folder, tidied it away
             self._decode(split)
-        in_memory = path.stat().st_size <= MAX_BYTES_IN_MEMORY
-        # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
-        images = torch.from_numpy(np.load(path, mmap_mode=None if in_memory else "c"))
+            array = self._read_cache(split)
+        in_memory = array.nbytes <= MAX_BYTES_IN_MEMORY
+        images = torch.from_numpy(np.array(array) if in_memory else array)
         labels = torch.tensor([label for _, label in self.samples[split]])
         num_classes = len(self.class_names)
         if in_memory:
             return ImageDataset(images, labels, num_classes)
         return ImageDataset(images, labels, num_classes, rows=torch.arange(len(labels)), resident=False)
 
-
-class _Digests(NamedTuple):
-    """Of a split's files: by names, classes and sizes, which a copy keeps; and by when they were written, too."""
-
-    names: str
-    files: str
-
-
-def _digests(folder: Path, samples: Sequence[Sample]) -> _Digests:
-    names, files = hashlib.sha256(), hashlib.sha256()
-    for path, label in samples:
+    def _read_cache(self, split: Split) -> np.ndarray | None:
+        """Return the decoded pictures, mapped; None if they are not there, or the file is damaged."""
+        channels, size, _ = self.image_shape
         try:
-            status = os.stat(path)
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be read ({error.strerror}): delete it, or repair what it links to"
-            ) from error
-        entry = json.dumps([os.path.relpath(path, folder), label, status.st_size]).encode()
-        names.update(entry)
-        files.update(entry + str(status.st_mtime_ns).encode())
-    return _Digests(names.hexdigest()[:16], files.hexdigest()[:16])
-
-
-def _find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
-    """Return the names of the classes, and each split's files with their labels."""
-    if not folder.is_dir():
-        raise InputError(f"--data.root {folder}: there is no such folder; give one that has a folder for each class")
-    splits = [split for split in SPLITS if _holds_folders(folder / split)]
-    if not splits:
-        names = _class_names(folder)
-        return names, {"train": _samples(folder, names)}
-    if "train" not in splits:
-        raise InputError(f"{folder}: it has {' and '.join(splits)} but no train folder to train on: make one")
-    names = _class_names(folder / "train")
-    samples = {}
-    for split in splits:
-        if (found := _class_names(folder / split)) != names:
-            odd = sorted(set(found) ^ set(names))
-            raise InputError(f"{folder}: train and {split} differ in their classes: {', '.join(odd[:5])}")
-        samples[split] = _samples(folder / split, names)
-    return names, samples
-
-
-def _holds_folders(folder: Path) -> bool:
-    """Tell a split from a class that has its name."""
-    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
-
-
-def _class_names(folder: Path) -> list[str]:
-    try:
-        names = [name for name in find_classes(folder)[0] if not name.startswith(".")]
-    except OSError:
-        names = []
-    if len(names) < 2:
-        raise InputError(
-            f"{folder}: {len(names)} class folders; give a folder with one folder of pictures for each of two or more "
-            "classes"
-        )
-    return names
-
-
-def _samples(folder: Path, names: Sequence[str]) -> list[Sample]:
-    labels = {name: number for number, name in enumerate(names)}
-    try:
-        return make_dataset(str(folder), labels, extensions=picture_endings())
-    except OSError as error:
-        raise InputError(f"{folder}: {error}") from error
+            # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
+            array = np.load(self._cached(split), mmap_mode="c")
+        except (OSError, ValueError, EOFError):
+            return None
+        expected = (len(self.samples[split]), size, size, channels)
+        is_whole = isinstance(array, np.ndarray) and array.shape == expected and array.dtype == np.uint8
+        return array if is_whole else None
 
 
 def _held_out(val_size: float | None, train_size: int, splits: Sequence[Split]) -> int:

@@ -94,14 +94,16 @@ def _read_layers(path: Path, file: Mapping[str, Any], net: MiniVGG) -> Iterator[
                 f"{len(variables)}"
             )
         for number, variable in enumerate(variables):
-            array = np.asarray(stored[str(number)])
             wanted = _to_keras(net, name, expected[f"{name}.{variable}"]).shape
             # A classifier for other classes is the caller's to leave out.
-            if array.shape != tuple(wanted) and not (name == "classifier" and array.shape[:-1] == wanted[:-1]):
+            shape = stored[str(number)].shape
+            if shape != tuple(wanted) and not (name == "classifier" and shape and shape[:-1] == wanted[:-1]):
                 raise InputError(
-                    f"{path}: {place} has shape {array.shape} where {name}.{variable} of {net.options['variant']} has "
+                    f"{path}: {place} has shape {shape} where {name}.{variable} of {net.options['variant']} has "
                     f"{tuple(wanted)} in Keras' order"
                 )
+            # Read only now: a small file can describe gigabytes.
+            array = np.asarray(stored[str(number)])
             yield f"{name}.{variable}", _from_keras(net, name, torch.from_numpy(array.astype(np.float32)))
 
 

@@ -46,6 +46,7 @@ class MiniVGG(nn.Module):
 
     Attributes:
         options: The arguments above by name, with plain values: what a network of the same shape is built from.
+        class_names: The name of each logit's class where `from_pretrained` read them, else None.
 
     Input shape:
         `(N, in_channels, image_size, image_size)` float in [0, 1]: a picture's bytes divided by 255, never normalised
@@ -90,6 +91,7 @@ class MiniVGG(nn.Module):
         }
         _check_arguments(**self.options)
         self.init = init
+        self.class_names: list[str] | None = None
         self.image_shape = (in_channels, image_size, image_size)
         architecture = ARCHITECTURES[variant]
         dense_units = dense_units or architecture.dense_units
@@ -125,7 +127,9 @@ class MiniVGG(nn.Module):
         # Late: what reads files needs this module.
         from minivgg_pl.weights import load_trained
 
-        return load_trained(source).net
+        trained = load_trained(source)
+        trained.net.class_names = trained.class_names
+        return trained.net
 
     def reset_parameters(self) -> None:
         """Set every weight and bias anew, as `init` says."""
@@ -212,6 +216,8 @@ def _check_arguments(
     if image_size < 4 or image_size % 4:
         raise ValueError(f"image_size is {image_size}: give a multiple of 4, 4 or more")
     for name, values in (("mean", mean), ("std", std)):
+        if values is not None and not all(isinstance(value, int | float) for value in values):
+            raise ValueError(f"{name} is {values}: give numbers")
         if values is not None and len(values) != in_channels:
             raise ValueError(f"{name} has {len(values)} values: give {in_channels}, one for each channel")
     if std is not None and not all(0 < value < math.inf for value in std):

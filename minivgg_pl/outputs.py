@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from minivgg_pl.errors import InputError
@@ -42,7 +43,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         InputError: If it cannot be written, such as on a full disk.
     """
     # The name is unique, because two threads may write the same file.
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         # File names need not be UTF-8, and a text that holds them must not fail for it.
         part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
@@ -50,4 +51,5 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not even be made
+            part.unlink(missing_ok=True)

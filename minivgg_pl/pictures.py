@@ -1,5 +1,6 @@
 """Picture files of any kind, as the small square arrays that the network takes."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minivgg_pl.errors import InputError
 
-# A file of a few kB can hold a picture of many GB: above this, Pillow opens none (and warns from half of it on).
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+# A file of a few kB can hold a picture of many GB. Pillow itself warns above 89 million pixels, and refuses twice that.
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 # Pixels in the file itself. Pillow would also open formats that start other programs (EPS) or hold no picture (HDF5).
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB"}
@@ -30,6 +31,21 @@ def picture_endings() -> tuple[str, ...]:
     return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """Return the picture files in a folder and below, sorted; hidden ones and folders that are links are left out."""
+    endings = picture_endings()
+    found = []
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(place, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in endings]
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
 def read_picture(path: str | Path, size: int = 32, channels: int = 3) -> np.ndarray:
     """Read a picture as the network takes it: the largest centred square, averaged down (or enlarged) to `size`.
 
@@ -48,12 +64,15 @@ def read_picture(path: str | Path, size: int = 32, channels: int = 3) -> np.ndar
         InputError: If the file cannot be read, is no picture, is damaged, or has more than MAX_PIXELS pixels.
     """
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        # A pipe would be waited for.
+        if Path(path).exists() and not Path(path).is_file():
+            raise OSError(None, "not a file")
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
             picture = Image.open(path, formats=picture_formats())
         with picture:
             square = ImageOps.fit(_flat(ImageOps.exif_transpose(picture)), (size, size), Image.Resampling.BOX)
             pixels = np.array(square.convert(MODES[channels]))
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too large, above {MAX_PIXELS:,} pixels: make it smaller first") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not a picture that Pillow can read") from error

@@ -5,13 +5,14 @@ import io
 import json
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail, guarded
 from minivgg_pl.errors import InputError
 from minivgg_pl.outputs import check_output, write_whole
+from minivgg_pl.pretrained import DEFAULT
 
 if TYPE_CHECKING:
     from minivgg_pl.weights import TrainedNetwork
@@ -57,7 +58,10 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="pictures, or folders of them")
     parser.add_argument(
-        "--weights", default="wide", metavar="NAME|PATH", help="classic, wide, a run folder, .ckpt, .safetensors (wide)"
+        "--weights",
+        default=DEFAULT,
+        metavar="NAME|PATH",
+        help=f"classic, wide, a run folder, .ckpt, .safetensors ({DEFAULT})",
     )
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (3)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers to a .csv or .json file instead")
@@ -89,13 +93,20 @@ def predict(args: Namespace) -> int:
         return fail("none of the pictures could be read", EXIT_BAD_INPUT)
     if args.output:
         write_whole(args.output, as_csv(predictions) if args.output.suffix == ".csv" else as_json(predictions))
+        print(f"wrote {args.output}: {len(predictions):,} pictures")
     else:
-        # A file's name need not be text.
-        sys.stdout.reconfigure(errors="surrogateescape")
-        print(as_table(predictions) if sys.stdout.isatty() else as_tabbed(predictions), flush=True)
+        _print(as_table if sys.stdout and sys.stdout.isatty() else as_tabbed, predictions)
     if args.grid:
         _draw_grid(args.grid, predictions)
     return EXIT_FAILED if len(predictions) < len(files) else 0
+
+
+def _print(layout: Callable[[Sequence[Prediction]], str], predictions: Sequence[Prediction]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be text, nor need all of it be in the terminal's encoding.
+        is_unicode = sys.stdout.encoding.lower().startswith("utf")
+        sys.stdout.reconfigure(errors="surrogateescape" if is_unicode else "backslashreplace")
+    print(layout(predictions), flush=True)
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -104,13 +115,12 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: If there is nothing at a path, or a folder has no pictures.
     """
-    from minivgg_pl.pictures import picture_endings
+    from minivgg_pl.pictures import picture_files
 
-    endings = picture_endings()
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+            inside = picture_files(path)
             if not inside:
                 raise InputError(f"{path}: the folder has no pictures; give one that has, or a picture")
             files += inside
@@ -150,18 +160,19 @@ def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> Iter
 
 def as_table(predictions: Sequence[Prediction]) -> str:
     """Return aligned columns for a terminal."""
-    width = max(len(str(prediction.file)) for prediction in predictions)
+    width = max(len(_one_line(prediction.file)) for prediction in predictions)
     name_width = max(len(name) for prediction in predictions for name, _ in prediction.classes)
     lines = []
     for file, classes in predictions:
         cells = [f"{name:<{name_width}} {probability:6.1%}" for name, probability in classes]
-        lines.append("   ".join([f"{file!s:<{width}}", *cells]))
+        lines.append("   ".join([f"{_one_line(file):<{width}}", *cells]))
     return "\n".join(lines)
 
 
 def as_tabbed(predictions: Sequence[Prediction]) -> str:
     """Return a line for each picture, tabs between its cells: what other programs read."""
-    return "\n".join("\t".join(_cells(prediction)) for prediction in predictions)
+    rows = ([_one_line(prediction.file), *_cells(prediction)[1:]] for prediction in predictions)
+    return "\n".join("\t".join(row) for row in rows)
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
@@ -183,6 +194,11 @@ def as_json(predictions: Sequence[Prediction]) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
+def _one_line(file: Path) -> str:
+    """Return the file's name with what would break a line or a column written out."""
+    return str(file).translate({ord(letter): repr(letter)[1:-1] for letter in "\t\n\r"})
+
+
 def _cells(prediction: Prediction) -> list[str]:
     return [
         str(prediction.file),
@@ -196,7 +212,7 @@ def _draw_grid(path: Path, predictions: Sequence[Prediction]) -> None:
 
     shown = predictions[:MAX_GRID_PICTURES]
     pictures = [read_picture(file, THUMBNAIL_SIZE) for file, _ in shown]
-    captions = [f"{classes[0][0]} {classes[0][1]:.0%}" for _, classes in shown]
+    captions = [f"{file.name}\n{classes[0][0]} {classes[0][1]:.1%}" for file, classes in shown]
     draw_gallery(pictures, captions, path)
     if len(shown) < len(predictions):
         print(f"{path} shows the first {len(shown)} of {len(predictions)} pictures", file=sys.stderr)

@@ -11,8 +11,9 @@ from minivgg_pl.errors import InputError
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = ("article", "modern", "speedrun")
-# Which network, on which images: not how.
+# Which network, from what, on which images: not how.
 WHAT_IS_TRAINED = (
+    "model.init_from",
     *(f"model.{name}" for name in ("variant", "num_classes", "dense_units", "image_size", "in_channels")),
     *(f"data.{name}" for name in ("class_path", "root", "url", "dataset", "synthetic_size", "val_size", "split_seed")),
     *(f"data.{name}" for name in ("image_size", "in_channels", "cache_dir")),
@@ -53,7 +54,11 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | 
     if any(name.startswith(("optimizer", "lr_scheduler")) and value is not None for name, value in options.items()):
         return None
     recipes = {name: recipe_options(name) for name in RECIPES}
-    compared = [key for key in defaults if key.startswith(("model.", "data.")) and key not in WHAT_IS_TRAINED]
+    free = WHAT_IS_TRAINED
+    if options.get("model.init_from"):
+        # These come with the weights.
+        free += ("model.mean", "model.std", "model.init")
+    compared = [key for key in defaults if key.startswith(("model.", "data.")) and key not in free]
     # The most particular first: modern in speedrun's number of epochs is speedrun.
     for name in reversed(RECIPES):
         recipe = recipes[name]

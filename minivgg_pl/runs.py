@@ -78,7 +78,7 @@ def read_metrics(path: Path) -> list[Row]:
     try:
         with path.open(newline="") as file:
             return [{column: _number(column, row[column]) for column in METRIC_COLUMNS} for row in csv.DictReader(file)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is damaged, or not a run's: repair it, or move it away to go on without") from error
 
 
@@ -115,7 +115,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     """Return what the run's summary.json holds, or None where the run was not tested or the file is damaged."""
     try:
         summary = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return summary if isinstance(summary, dict) else None
 
@@ -123,7 +123,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 def tested_epochs(folder: Path) -> int | None:
     """Return after how many epochs the run was tested, or None if it was not."""
     summary = read_summary(folder)
-    return summary["epochs"] if summary else None
+    return summary.get("epochs") if summary else None
 
 
 def newest_config(folder: Path) -> Path | None:

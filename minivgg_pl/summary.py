@@ -36,7 +36,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "train_images": recorder.num_train_images,
         "test_images": int(module.class_report["confusion_matrix"].sum()) if module.class_report else 0,
         "validation": data.validation,
-        "tested_on": "test set" if "test" in data.splits else data.validation,
+        "tested_on": data.tested_on,
         "num_parameters": trainable + moving,
         "num_trainable": trainable,
         "epochs": int(last.get("epoch", 0)),
@@ -59,12 +59,12 @@ def summary_table(summary: dict[str, Any]) -> str:
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
 
-    synthetic = summary["dataset"] == "synthetic"
+    start, synthetic = summary["init_from"], summary["dataset"] == "synthetic"
     lines = [
         "",
         f"variant      {summary['variant']}" + (" (synthetic data, not CIFAR-10)" if synthetic else ""),
         f"parameters   {summary['num_parameters']:,} ({summary['num_trainable']:,} trainable)",
-        f"recipe       {summary['recipe'] or 'your own'}",
+        f"recipe       {summary['recipe'] or 'your own'}" + (f", from {start}" if start else ""),
         f"epochs       {summary['epochs']}",
         "             loss    accuracy",
     ]
@@ -93,7 +93,8 @@ def device_name(device: torch.device) -> str:
     """Return the GPU's name, or the processor's with the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _processor_name() -> str:

@@ -107,12 +107,21 @@ class TorchvisionDataModule(ImageDataModule):
         """Find or download the files; Lightning calls it in one process only."""
         for train in (True, False):
             try:
-                self.source.open(self.hparams.root, train, True)
-            except (OSError, RuntimeError, ValueError) as error:
+                self._check(self.source.open(self.hparams.root, train, True))
+            except (OSError, RuntimeError, ValueError, AssertionError) as error:
                 raise InputError(
                     f"{self.dataset} is not in {self.hparams.root} and could not be downloaded, or is damaged "
                     f"({error}); put torchvision's files there"
                 ) from error
+
+    def _check(self, source: Any) -> None:
+        """Check that the files hold what they should: torchvision looks at the sums of downloads alone."""
+        labels = torch.as_tensor(getattr(source, self.source.labels))
+        sizes = set(source.data.shape[1:]) - {self.source.channels}
+        if len(labels) != len(source.data) or not sizes <= {28, 32} or len(sizes) != 1:
+            raise ValueError(f"images {tuple(source.data.shape)} with {len(labels)} labels")
+        if labels.min() < 0 or labels.max() >= len(self.class_names):
+            raise ValueError(f"labels up to {labels.max()} for {len(self.class_names)} classes")
 
     def _load(self, split: Split) -> ImageDataset:
         source = self.source.open(self.hparams.root, split == "train", False)

@@ -12,18 +12,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minivgg_pl import __version__, pretrained, runs
+from minivgg_pl import __version__, pretrained
 from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint, run_folder_of
+from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint
 from minivgg_pl.errors import InputError
+from minivgg_pl.facts import FACTS, checked_facts, run_facts
 from minivgg_pl.keras_weights import read_keras_weights
 from minivgg_pl.network import MiniVGG
 from minivgg_pl.outputs import write_whole
 from minivgg_pl.pretrained import FOLDER, SHA256
 
 FORMAT = "minivgg_pl"
-# What a weights file says of the run it comes from, where the run said it.
-FACTS = ("dataset", "recipe", "init_from", "seed", "epochs", "test_accuracy", "test_images", "tested_on", "split")
+NORMALIZATION = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def load_trained(source: str | Path) -> TrainedNetwork:
         return _read_safetensors(path, source=str(source))
     if path.suffix == ".ckpt":
         return _read_checkpoint(path, source=str(source))
-    raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file")
+    hint = "; train.py --model.init_from takes Keras files" if path.name.endswith(".weights.h5") else ""
+    raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file{hint}")
 
 
 def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
@@ -80,14 +81,16 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
     Raises:
         InputError: If the weights cannot be read, or are those of another network.
     """
-    if str(source).endswith(".weights.h5"):
+    if is_keras := str(source).endswith(".weights.h5"):
         # Keras keeps a normalisation outside of them: the caller's own is taken to be theirs.
         tensors = read_keras_weights(Path(source), net)
+        _check_finite(Path(source), tensors)
     else:
         tensors = load_trained(source).net.state_dict()
-        _check_normalization(source, net, tensors)
     own = net.state_dict()
     for name, tensor in tensors.items():
+        if name in NORMALIZATION:
+            continue
         if tensor.shape == own[name].shape:
             own[name] = tensor
         elif not name.startswith("classifier."):
@@ -95,16 +98,20 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
                 f"{source}: {name} has shape {tuple(tensor.shape)} where this network has {tuple(own[name].shape)}: "
                 "give weights of the same variant and sizes"
             )
+    if not is_keras:
+        _check_normalization(source, net, tensors)
     net.load_state_dict(own)
 
 
 def _check_normalization(source: str | Path, net: MiniVGG, tensors: Mapping[str, Tensor]) -> None:
     """Weights mean nothing with another normalisation than they were trained with."""
-    for name in ("mean", "std"):
-        theirs, own = tensors.get(name), getattr(net, name)
-        if (theirs is None) != (own is None) or (own is not None and not torch.equal(theirs, own)):
-            values = "null" if theirs is None else ",".join(f"{value:.6g}" for value in theirs.flatten().tolist())
-            raise InputError(f"{source}: its network has another {name}: give --model.{name}=[{values}]")
+    theirs, own = (
+        {name: None if of.get(name) is None else of[name].flatten().tolist() for name in NORMALIZATION}
+        for of in (tensors, net.state_dict())
+    )
+    if theirs != own:
+        wanted = ", ".join(f"{name} {theirs[name] and [float(f'{v:.6g}') for v in theirs[name]]}" for name in theirs)
+        raise InputError(f"{source}: its network was trained with {wanted}: give --model.mean and --model.std so")
 
 
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
@@ -121,7 +128,7 @@ def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
         "network": json.dumps(trained.net.options),
         "variant": trained.net.options["variant"],
         "class_names": json.dumps(trained.class_names),
-        "normalization": json.dumps({name: trained.net.options[name] for name in ("mean", "std")}),
+        "normalization": json.dumps({name: trained.net.options[name] for name in NORMALIZATION}),
         **{name: json.dumps(value) for name, value in trained.facts.items() if value is not None},
     }
     return save(tensors, metadata)
@@ -175,7 +182,8 @@ def _read_safetensors(path: Path, source: str) -> TrainedNetwork:
     try:
         options, class_names = json.loads(metadata["network"]), json.loads(metadata["class_names"])
         facts = {name: json.loads(metadata[name]) for name in FACTS if name in metadata}
-    except (KeyError, ValueError) as error:
+        facts = checked_facts(facts)
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its metadata are damaged ({error})") from error
     net = _build(path, options, tensors)
     return TrainedNetwork(net, _check_names(path, class_names, net), facts, source)
@@ -185,21 +193,25 @@ def _read_checkpoint(path: Path, source: str) -> TrainedNetwork:
     content = read_checkpoint(path)
     hyperparameters, state_dict = content["hyper_parameters"], content["state_dict"]
     options = {name: hyperparameters[name] for name in MiniVGG().options if name in hyperparameters}
+    if not all(isinstance(name, str) and _is_plain(value) for name, value in state_dict.items()):
+        raise InputError(f"{path}: its state_dict holds more than plain tensors")
     tensors = {name.removeprefix("net."): value for name, value in state_dict.items() if name.startswith("net.")}
     net = _build(path, options, tensors)
     # A data module of the user's own need not name its classes.
     numbers = [str(number) for number in range(net.options["num_classes"])]
     class_names = data_state(content).get("class_names", numbers)
-    facts = _run_facts(path, content)
+    facts = run_facts(path, content)
     return TrainedNetwork(net, _check_names(path, class_names, net), facts, source)
 
 
 def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MiniVGG:
     try:
-        net = MiniVGG(**options)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: it describes a network that cannot be ({error})") from error
-    expected = net.state_dict()
+        # Without memory: what the file describes may be larger than any machine.
+        with torch.device("meta"):
+            expected = MiniVGG(**options).state_dict()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: it describes a network that cannot be ({reason})") from error
     for name in expected.keys() | tensors.keys():
         if name not in tensors or name not in expected:
             raise InputError(f"{path}: its weights and its description part: {name} stands in only one of them")
@@ -208,8 +220,16 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}, where the network that it describes has "
                 f"{tuple(expected[name].shape)}"
             )
+    _check_finite(path, tensors)
+    net = MiniVGG(**options)
     net.load_state_dict(tensors)
     return net.eval()
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all() or (name.endswith("running_var") and (tensor < 0).any()):
+            raise InputError(f"{path}: {name} holds values that no training ends with (NaN, infinite or negative)")
 
 
 def _check_names(path: Path, class_names: Any, net: MiniVGG) -> list[str]:
@@ -219,22 +239,9 @@ def _check_names(path: Path, class_names: Any, net: MiniVGG) -> list[str]:
     return class_names
 
 
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, str)
-
-
-def _run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the checkpoint's run says of it: the test's result only if it is the tested epoch's."""
-    folder = run_folder_of(path)
-    summary = runs.read_summary(folder) if folder else None
-    facts = {
-        "dataset": content.get("datamodule_hyper_parameters", {}).get("dataset"),
-        "init_from": content["hyper_parameters"].get("init_from"),
-        "split": data_state(content).get("split"),
-    }
-    if summary:
-        facts |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
-        if summary.get("epochs") == content.get("epoch", -1) + 1:
-            facts |= {"epochs": summary["epochs"], "test_accuracy": summary.get("test_acc")}
-            facts |= {name: summary.get(name) for name in ("test_images", "tested_on")}
-    return {name: value for name, value in facts.items() if value is not None}

@@ -53,7 +53,7 @@ def compare(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     trained = load_trained(args.weights)
     onnx = onnx_side(trained)
-    print(f"{trained.source}, {torch.get_num_threads()} threads, {device_name(torch.device('cpu'))}")
+    print(f"{trained.source} on {device_name(torch.device('cpu'))}")
     print("\nbatch  torch ms  images/s   ONNX ms  images/s  torch / ONNX")
     for size, calls in CALLS.items():
         images = torch.rand(size, *trained.net.image_shape)

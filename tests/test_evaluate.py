@@ -57,10 +57,11 @@ def data_options(synthetic_root):
     return [f"--data.root={synthetic_root}", "--data.dataset=synthetic", f"--data.synthetic_size={SYNTHETIC_SIZE}"]
 
 
-def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, data_options, tmp_path, monkeypatch, capfd):
+def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert main([str(finished_run[0]), *data_options, "--tta=flip"]) == 0
-    folder = tmp_path / "runs" / "evaluate-classic" / "1"
+    # The run's own data, without being told.
+    assert main([str(finished_run[0]), "--tta=flip"]) == 0
+    folder = tmp_path / "runs" / "evaluate-classic-synthetic" / "1"
     summary = json.loads((folder / "summary.json").read_text())
     of_run = json.loads((finished_run[0] / "summary.json").read_text())
     assert summary["accuracy"] == pytest.approx(of_run["test_acc"], abs=1e-6)

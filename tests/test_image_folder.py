@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from minivgg_pl import ImageFolderDataModule, image_folder
 from minivgg_pl.errors import InputError
+from tests.test_bad_input import _Evil
 
 SHADES = {"dark": 40, "light": 200, "middle": 120}
 PER_CLASS = 20
@@ -133,7 +135,7 @@ def _other_classes(folder):
     ("change", "options", "message"),
     [
         (_two_classes_gone, {}, "1 class folders; give a folder with one folder of pictures for each of two"),
-        (_empty_class, {}, "Found no valid file for the classes nothing"),
+        (_empty_class, {}, "nothing: no pictures in it; put some there"),
         (_other_classes, {}, "train and val differ in their classes: middle, odd"),
         (lambda folder: (folder / "dark" / "gone.png").symlink_to("nowhere"), {}, "gone.png: cannot be read"),
         (lambda folder: [make_pictures(folder / s) for s in ("val", "test")], {}, "val and test but no train folder"),
@@ -143,6 +145,7 @@ def _other_classes(folder):
         (None, {"val_size": 58}, "val_size is 58"),
         (None, {"val_size": 2.5}, "a whole number of images, or a share below 1"),
         (None, {"image_size": 30}, "image_size is 30: give a multiple of 4"),
+        (None, {"image_size": 4000}, "image_size is 4000: give a multiple of 4, 4 to 512"),
         (None, {"in_channels": 2}, "in_channels is 2: give 3 for colour or 1 for grey"),
         (None, {"shift": 32}, "shift is 32: give 0 to 31 pixels"),
     ],
@@ -153,6 +156,46 @@ def test_bad_folders_and_options_are_refused_before_anything_is_decoded(pictures
     with pytest.raises(InputError, match=message):
         ImageFolderDataModule(str(pictures), **options)
     assert not (pictures / ".minivgg_cache").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: np.save(path, np.zeros((48, 8, 8, 3), dtype=np.uint8)),
+        lambda path: np.save(path, np.zeros((60, 32, 32, 3))),
+        lambda path: np.save(path, np.array([_Evil(str(path.parent / "ran"))]), allow_pickle=True),
+    ],
+)
+def test_a_damaged_cache_is_made_anew(pictures, damage):
+    expected = load(pictures).train_set.images
+    (cache,) = (pictures / ".minivgg_cache").iterdir()
+    damage(cache)
+    assert torch.equal(load(pictures).train_set.images, expected)
+    assert not (cache.parent / "ran").exists()
+
+
+def test_a_full_disk_under_the_cache_is_one_line(pictures, monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="full cannot be written: .*name another place with --data.cache_dir"):
+        load(pictures, cache_dir=_full_disk(monkeypatch, tmp_path))
+    assert not (tmp_path / "full").exists()
+
+
+def _full_disk(monkeypatch, tmp_path):
+    """A folder whose files are all /dev/full, which refuses every write."""
+    real = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r": real(Path("/dev/full") if path.suffix == ".part" else path, mode)
+    )
+    return tmp_path / "full"
+
+
+def test_names_that_look_like_mathematics_are_drawn_as_they_are(tmp_path, train_here):
+    make_pictures(tmp_path / "$x^$", shades={"$\\frac$": 40, "b": 200})
+    options = ["--data=minivgg_pl.ImageFolderDataModule", f"--data.root={tmp_path / '$x^$'}", "--gpus=0", "--epochs=1"]
+    assert train_here(*options) == 0
+    assert (tmp_path / "runs" / "classic-$x^$" / "1" / "confusion_matrix.png").exists()
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_leaves_no_cache(pictures):

@@ -1,5 +1,6 @@
 """Pictures of every kind, as real files."""
 
+import os
 import struct
 import zlib
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from minivgg_pl.errors import InputError
-from minivgg_pl.pictures import read_picture
+from minivgg_pl.pictures import picture_files, read_picture
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_what_is_no_readable_picture_is_refused_by_name(pixels, tmp_path):
         "truncated.png": (whole[: len(whole) // 2], "cannot be read"),
         "text.png": (b"hello", "not a picture"),
         "empty.png": (b"", "not a picture"),
-        "bomb.png": (png_of_size(60_000, 60_000), "too large, above 178,956,970 pixels"),
+        "bomb.png": (png_of_size(60_000, 60_000), "too large, above 89,478,485 pixels"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
@@ -103,5 +104,16 @@ def test_what_is_no_readable_picture_is_refused_by_name(pixels, tmp_path):
             read_picture(tmp_path / name)
     with pytest.raises(InputError, match="missing.png: cannot be read .No such file"):
         read_picture(tmp_path / "missing.png")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_picture(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "pipe.png"):
+        with pytest.raises(InputError, match="cannot be read .not a file"):
+            read_picture(path)
+
+
+def test_hidden_files_and_linked_folders_are_no_pictures_of_a_folder(pixels, tmp_path):
+    for name in ("b.png", "more/a.PNG", ".b.png", ".hidden/a.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / name, format="PNG")
+    # In a circle.
+    (tmp_path / "more" / "loop").symlink_to(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in picture_files(tmp_path)] == ["b.png", "more/a.PNG"]

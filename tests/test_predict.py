@@ -40,7 +40,7 @@ def test_a_picture_is_answered_as_the_network_answers_it(pictures, tmp_path):
         check=True,
     )
     file, *cells = process.stdout.rstrip("\n").split("\t")
-    probabilities = class_probabilities(MiniVGG.from_pretrained("wide"), pixels[None])[0]
+    probabilities = class_probabilities(MiniVGG.from_pretrained("classic"), pixels[None])[0]
     assert file == "it.png"
     assert cells[0::2] == [CIFAR10_CLASSES[index] for index in probabilities.argsort(descending=True)]
     assert [float(p) for p in cells[1::2]] == pytest.approx(sorted(probabilities.tolist(), reverse=True), abs=1e-5)
@@ -59,7 +59,7 @@ def test_answers_go_to_csv_and_json_and_a_grid(pictures, tmp_path, capfd):
     for name in ("out.csv", "out.json"):
         assert main([str(pictures / "a.jpg"), f"--output={tmp_path / name}", f"--grid={tmp_path / name}.png"]) == 0
         assert Image.open(tmp_path / f"{name}.png").size[0] > 200
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr().out == "".join(f"wrote {tmp_path / n}: 1 pictures\n" for n in ("out.csv", "out.json"))
     with open(tmp_path / "out.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     (answer,) = json.loads((tmp_path / "out.json").read_text())
@@ -113,6 +113,41 @@ def test_bad_input_is_one_line(pictures, tmp_path, monkeypatch, capfd, options, 
     assert error.splitlines()[-1].startswith("error: ")
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "old.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([f"{'x' * 300}.png"], "x.png: File name too long"),
+        (["pictures/a.jpg", f"--output={'x' * 300}.csv"], "x.csv: File name too long"),
+        (["pictures/a.jpg", f"--weights={'x' * 300}"], "x: File name too long"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(pictures, tmp_path, monkeypatch, capfd, options, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(options) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_names_that_would_break_a_line_are_written_out(tmp_path, capfd):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a\nb\t.png")
+    assert main([str(tmp_path / "a\nb\t.png")]) == 0
+    assert capfd.readouterr().out.startswith(f"{tmp_path}/a\\nb\\t.png\t")
+
+
+def test_an_answer_that_cannot_be_written_is_one_line(pictures):
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, str(REPOSITORY / "scripts" / "predict.py"), str(pictures / "a.jpg")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 2
+    assert process.stderr == "error: the output: No space left on device\n"
 
 
 def test_overwrite_replaces_a_file(pictures, tmp_path):

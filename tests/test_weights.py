@@ -131,12 +131,33 @@ def _options(path, **changed):
         (lambda path: _edit(path, network=_options(path, variant="classic")), "block1.conv1.bias|has shape"),
         (lambda path: _edit(path, network=_options(path, variant="huge")), "a network that cannot be"),
         (lambda path: _edit(path, network='{"layers": 3}'), "a network that cannot be"),
+        # Terabytes, if it were built before it is compared.
+        (lambda path: _edit(path, network=_options(path, dense_units=10**9)), "dense.weight has shape|has shape"),
+        (lambda path: _edit(path, network=_options(path, image_size=10**20)), "a network that cannot be"),
+        (lambda path: _edit(path, network=_options(path, mean=[[0.5]] * 3)), "a network that cannot be"),
+        (lambda path: _edit(path, class_names="[" * 100_000), "its metadata are damaged"),
+        (lambda path: _edit(path, {"classifier.bias": torch.full((10,), torch.nan)}), "classifier.bias holds values"),
+        (lambda path: _edit(path, {"dense_bn.running_var": -torch.ones(256)}), "dense_bn.running_var holds values"),
     ],
 )
 def test_damaged_weights_are_refused(file, damage, message):
     damage(file)
     with pytest.raises(InputError, match=message):
         load_trained(file)
+
+
+def test_facts_of_the_wrong_kind_are_left_out(file):
+    _edit(file, test_accuracy='"high"', seed="[1]", epochs="20", split="7", dataset="null")
+    assert load_trained(file).facts == {"recipe": "modern", "epochs": 20}
+
+
+@pytest.mark.parametrize("value", [1.0, torch.zeros(1, device="meta"), torch.eye(2).to_sparse()])
+def test_a_checkpoint_of_other_things_than_tensors_is_refused(value, finished_run, tmp_path):
+    content = torch.load(finished_run[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    content["state_dict"]["net.classifier.bias"] = value
+    torch.save(content, tmp_path / "it.ckpt")
+    with pytest.raises(InputError, match="it.ckpt: its state_dict holds more than plain tensors"):
+        load_trained(tmp_path / "it.ckpt")
 
 
 def test_what_is_not_there_or_nothing_of_ours_is_refused(tmp_path):
@@ -210,7 +231,7 @@ class TestStartingFromWeights:
         assert torch.equal(net.classifier.weight, before)
 
     def test_weights_and_normalisation_do_not_part(self, file):
-        with pytest.raises(InputError, match=r"another mean: give --model.mean=\[0.5,0.4,0.3\]"):
+        with pytest.raises(InputError, match=r"trained with mean \[0.5, 0.4, 0.3\], std \[0.2"):
             load_initial_weights(MiniVGG("wide"), file)
 
     def test_another_variant_is_refused(self, file):

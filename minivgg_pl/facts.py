@@ -1,0 +1,37 @@
+"""What is known of trained weights besides their values: data, recipe, seed, accuracy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minivgg_pl import runs
+from minivgg_pl.checkpoints import data_state, run_folder_of
+
+# What a weights file says of the run it comes from, where the run said it.
+FACTS = ("dataset", "recipe", "init_from", "seed", "epochs", "test_accuracy", "test_images", "tested_on", "split")
+
+
+def run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the checkpoint's run says of it: the test's result only if it is the tested epoch's."""
+    folder = run_folder_of(path)
+    summary = runs.read_summary(folder) if folder else None
+    data_options = content.get("datamodule_hyper_parameters")
+    facts = {
+        "dataset": data_options.get("dataset") if isinstance(data_options, dict) else None,
+        "init_from": content["hyper_parameters"].get("init_from"),
+        "split": data_state(content).get("split"),
+    }
+    if summary:
+        facts |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
+        if summary.get("epochs") == content.get("epoch", -1) + 1:
+            facts |= {"epochs": summary["epochs"], "test_accuracy": summary.get("test_acc")}
+            facts |= {name: summary.get(name) for name in ("test_images", "tested_on")}
+    return checked_facts(facts)
+
+
+def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of `facts` is of the right kind: they come from files that anybody may have written."""
+    kinds = {"seed": int, "epochs": int, "test_images": int, "test_accuracy": float, "split": dict}
+    # JSON has no difference between 1 and 1.0.
+    facts = {name: float(v) if name == "test_accuracy" and type(v) is int else v for name, v in facts.items()}
+    return {name: value for name, value in facts.items() if isinstance(value, kinds.get(name, str))}
