@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from minivgg_pl import MiniVGG
+from minivgg_pl.data import CIFAR10_CLASSES
 from minivgg_pl.errors import InputError
 from minivgg_pl.export import main
+from minivgg_pl.formats import model_card
 from minivgg_pl.keras_weights import read_keras_weights
 from minivgg_pl.weights import TrainedNetwork, load_trained, weights_bytes
 from tests.conftest import REPOSITORY
@@ -92,6 +94,9 @@ def test_the_model_card_says_what_is_known(export, tmp_path):
     for words in ("ant, bee, cow, dog", "modern", "90.00% of 1,000 images", "float32 (N, 3, 32, 32)", "## Limits"):
         assert words in card
     assert "epochs" not in card
+    assert "normalised inside" in card
+    plain = TrainedNetwork(MiniVGG("wide").eval(), list(CIFAR10_CLASSES))
+    assert "normalised" not in model_card(plain)
 
 
 @both_variants

@@ -9,8 +9,11 @@ import torch
 from minivgg_pl.checks import check_effects
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import expand_short_names
+from minivgg_pl.data import CIFAR10_CLASSES
 from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.network import MiniVGG
 from minivgg_pl.recipe import RECIPES, recipe_of, recipe_options, recipe_path
+from minivgg_pl.weights import TrainedNetwork, load_trained, weights_bytes
 from tests.conftest import run_train
 from tests.test_train import KILLER, assert_same_tensors, checkpoint, metrics, without_times
 
@@ -101,6 +104,19 @@ def test_a_triangular_run_keeps_its_number_of_updates(modern_run, tmp_path):
 
 def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_options, tmp_path):
     run_train(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.overfit_batches=1", cwd=tmp_path)
+
+
+def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_its_name(
+    synthetic_options, tmp_path, train_here, capfd
+):
+    start = MiniVGG("wide", num_classes=10, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]).eval()
+    (tmp_path / "start.safetensors").write_bytes(weights_bytes(TrainedNetwork(start, list(CIFAR10_CLASSES))))
+    options = ["--recipe=modern", "--variant=wide", "--epochs=1", "--model.init_from=start.safetensors"]
+    assert train_here(*synthetic_options, *options) == 0
+    folder = tmp_path / "runs" / "wide-synthetic" / "1"
+    assert json.loads((folder / "summary.json").read_text())["recipe"] == "modern"
+    assert "recipe       modern, from start.safetensors" in capfd.readouterr().out
+    assert load_trained(folder).net.options["mean"] == [0.5, 0.4, 0.3]
 
 
 def test_another_optimizer_makes_no_recipe(synthetic_options):
