@@ -208,10 +208,11 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
     try:
         # Without memory: what the file describes may be larger than any machine.
         with torch.device("meta"):
-            expected = MiniVGG(**options).state_dict()
+            net = MiniVGG(**options)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: it describes a network that cannot be ({reason})") from error
+    expected = net.state_dict()
     for name in expected.keys() | tensors.keys():
         if name not in tensors or name not in expected:
             raise InputError(f"{path}: its weights and its description part: {name} stands in only one of them")
@@ -221,8 +222,8 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
                 f"{tuple(expected[name].shape)}"
             )
     _check_finite(path, tensors)
-    net = MiniVGG(**options)
-    net.load_state_dict(tensors)
+    # Assigned: the network takes these tensors for its own, and drawing others first would take time.
+    net.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}, assign=True)
     return net.eval()
 
 
