@@ -65,8 +65,8 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"split_seed is {split_seed}: give 0 to 2**63 - 1")
         if flip not in get_args(Flip):
             raise InputError(f"flip is {flip!r}: choose {', '.join(get_args(Flip))}")
-        if not 0 <= shift < (size := min(image_shape[1:])):
-            raise InputError(f"shift is {shift}: give 0 to {size - 1} pixels")
+        if not 0 <= shift < min(image_shape[1:]):
+            raise InputError(f"shift is {shift}: give 0 to {min(image_shape[1:]) - 1} pixels")
         self.class_names = list(class_names)
         self.image_shape = image_shape
         self.dataset = dataset
