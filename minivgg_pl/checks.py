@@ -7,6 +7,7 @@ import torch
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
+from minivgg_pl.keras_weights import is_keras_file
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.recipe import RECIPES, recipe_options
 from minivgg_pl.weights import NORMALIZATION, load_trained
@@ -44,7 +45,7 @@ def take_normalization(model: Any) -> None:
         InputError: If the weights cannot be read.
     """
     # A Keras file knows none.
-    if not model.init_from or str(model.init_from).endswith(".weights.h5"):
+    if not model.init_from or is_keras_file(model.init_from):
         return
     theirs = load_trained(model.init_from).net.options
     if theirs["in_channels"] != model.in_channels:

@@ -32,18 +32,19 @@ def named_data_class(args: Sequence[str]) -> str:
         if option == "--data" and re.fullmatch(r"[\w.]+", value) and not Path(value).exists():
             named = value if "." in value else f"minivgg_pl.{value}"
         elif option == "--config":
-            named = _data_class_in(Path(value)) or named
+            named = _data_in(Path(value)).get("class_path") or named
     import_data_class(named)
     return named
 
 
-def _data_class_in(config: Path) -> str | None:
+def _data_in(config: Path) -> dict[str, Any]:
+    """Return the `data` section of a config file, empty if there is none."""
     try:
         data = yaml.safe_load(config.read_text())["data"]
     except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError):
         # Whatever is wrong with the file, the parser will say it better.
-        return None
-    return data.get("class_path") if isinstance(data, dict) else None
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def build_data(config: Any) -> ImageDataModule:
@@ -63,10 +64,10 @@ def data_of_run(folder: Path) -> dict[str, Any] | None:
     Others are not: whoever wrote the config would choose what to import.
     """
     config = runs.newest_config(folder)
-    path = _data_class_in(config) if config else None
-    if path is None or not path.startswith("minivgg_pl."):
+    data = _data_in(config) if config else {}
+    path = data.get("class_path")
+    if not (isinstance(path, str) and path.startswith("minivgg_pl.")):
         return None
-    data = yaml.safe_load(config.read_text())["data"]
     init_args = data.get("init_args")
     return {"class_path": path, "init_args": init_args if isinstance(init_args, dict) else {}}
 

@@ -25,6 +25,11 @@ VARIABLES = {
 MISSING_H5PY = "Keras files need the package h5py: pip install h5py"
 
 
+def is_keras_file(source: str | Path) -> bool:
+    """Tell by its name whether `source` is a Keras weights file."""
+    return str(source).endswith(".weights.h5")
+
+
 def keras_bytes(net: MiniVGG) -> bytes:
     """Return the content of a `.weights.h5` file that `keras.Model.load_weights` reads into the article's model.
 

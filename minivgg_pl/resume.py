@@ -120,6 +120,8 @@ def find_resume_point(path: Path) -> ResumePoint:
     if not path.exists():
         raise InputError(f"--resume {path}: there is no such file or folder; give a run folder or a .ckpt file")
     checkpoint = last_checkpoint(path, option="--resume ") if path.is_dir() else path
+    if not checkpoint.is_file():  # a pipe would be waited for
+        raise InputError(f"--resume {path}: not a file; give a run folder or a .ckpt file")
     content = _read_training_checkpoint(checkpoint)
     source = run_folder_of(checkpoint)
     config = runs.newest_config(source) if source else None

@@ -17,7 +17,7 @@ from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint
 from minivgg_pl.errors import InputError
 from minivgg_pl.facts import FACTS, checked_facts, run_facts
-from minivgg_pl.keras_weights import read_keras_weights
+from minivgg_pl.keras_weights import is_keras_file, read_keras_weights
 from minivgg_pl.network import MiniVGG
 from minivgg_pl.outputs import write_whole
 from minivgg_pl.pretrained import FOLDER, SHA256
@@ -67,7 +67,7 @@ def load_trained(source: str | Path) -> TrainedNetwork:
         return _read_safetensors(path, source=str(source))
     if path.suffix == ".ckpt":
         return _read_checkpoint(path, source=str(source))
-    hint = "; train.py --model.init_from takes Keras files" if path.name.endswith(".weights.h5") else ""
+    hint = "; train.py --model.init_from takes Keras files" if is_keras_file(path) else ""
     raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file{hint}")
 
 
@@ -81,7 +81,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
     Raises:
         InputError: If the weights cannot be read, or are those of another network.
     """
-    if is_keras := str(source).endswith(".weights.h5"):
+    if is_keras := is_keras_file(source):
         # Keras keeps a normalisation outside of them: the caller's own is taken to be theirs.
         tensors = read_keras_weights(Path(source), net)
         _check_finite(Path(source), tensors)
