@@ -11,8 +11,12 @@ Flip = Literal["none", "random", "alternating"]
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return a generator that depends on nothing but the seed and the epoch, so that a resumed run repeats it."""
-    state = np.random.SeedSequence([seed, epoch]).generate_state(1, dtype=np.uint64).item()
-    return torch.Generator().manual_seed(state % 2**63)
+    return torch.Generator().manual_seed(derived_seed(seed, epoch))
+
+
+def derived_seed(*numbers: int) -> int:
+    """Return a seed in [0, 2**63) that depends on all `numbers`, each 0 or more, and looks like none of them."""
+    return np.random.SeedSequence(numbers).generate_state(1, dtype=np.uint64).item() % 2**63
 
 
 class Augmentation:

@@ -3,9 +3,38 @@
 from collections.abc import Iterable
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from minivgg_pl.batches import EpochShuffler
+
+
+class FirstImages:
+    """An epoch's first training images, as the network got them, to measure the statistics on.
+
+    Args:
+        least: How many to keep at least, as whole batches; with 0 none.
+    """
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+        self.batches: list[Tensor] = []
+
+    def keep(self, images: Tensor, batch_idx: int, trainer: Trainer) -> None:
+        """Keep the images `(B, C, H, W)` of batch `batch_idx`, counted from 0, unless there are enough."""
+        if self.least and batch_idx and not self.batches:
+            self._read_again(batch_idx, images.device, trainer)
+        if sum(map(len, self.batches)) < self.least:
+            self.batches.append(images)
+
+    def _read_again(self, number: int, device: torch.device, trainer: Trainer) -> None:
+        """Make up for the `number` batches that passed before the run was resumed, in the middle of an epoch."""
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if isinstance(sampler, EpochShuffler):
+            for images, _ in sampler.earlier_batches(number):
+                if sum(map(len, self.batches)) < self.least:
+                    self.batches.append(images.to(device))
 
 
 @torch.no_grad()

@@ -1,19 +1,19 @@
 """What a run of the command line writes and prints while it trains: callbacks around the run folder."""
 
 import math
-import random
+import os
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 
 from minivgg_pl import class_plots, plots, reports, runs
 from minivgg_pl.article import article_rows
+from minivgg_pl.outputs import write_whole
 from minivgg_pl.resume import ResumePoint
 
 
@@ -38,6 +38,7 @@ class RunRecorder(Callback):
         self.title = title
         self.resume = resume
         self.folder: Path | None = None
+        self._lock: int | None = None
         self.rows: list[runs.Row] = resume.history() if resume else []
         self._epoch_start = self._train_end = 0.0
         self._num_batches = 0
@@ -51,7 +52,19 @@ class RunRecorder(Callback):
         if trainer.is_global_zero:
             continued = self.resume.folder if self.resume else None
             folder = continued or runs.claim_run_folder(self.base / self.name)
+            self._lock = runs.lock_run(folder)
+            runs.remove_parts(folder)
         self.folder = Path(trainer.strategy.broadcast(folder))
+
+    def unlock(self) -> None:
+        """Let other processes train in the run folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed inside an epoch does not start one.
+        self._epoch_start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()
@@ -73,7 +86,7 @@ class RunRecorder(Callback):
 
     def _row(self, trainer: Trainer) -> runs.Row:
         data = trainer.datamodule
-        self.num_train_images = min(self._num_batches * data.batch_size * trainer.world_size, len(data.train_set))
+        self.num_train_images = min(self._num_batches * data.global_batch_size(trainer.world_size), len(data.train_set))
         # Lightning keeps the values of an earlier epoch where this one had no validation.
         fresh = ("val_",) * self._has_validated
         if trainer.lightning_module.train_totals.sums is None:
@@ -91,43 +104,6 @@ class RunRecorder(Callback):
         }
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """One checkpoint in the run folder, looked at after each epoch.
-
-    Two of them make `last.ckpt` and `best.ckpt`: with `save_last=True` a single ModelCheckpoint would refresh the
-    last one only in epochs that are also the best so far (Lightning 2.6, `on_train_epoch_end`).
-
-    Args:
-        recorder: Knows the run folder.
-        filename: Name without `.ckpt`.
-        monitor: Metric whose largest value is kept, or None to keep every epoch's, each in place of the one before.
-    """
-
-    def __init__(self, recorder: RunRecorder, filename: str, monitor: str | None = None) -> None:
-        super().__init__(
-            filename=filename, monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        self.recorder = recorder
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.dirpath = str((self.recorder.folder / runs.LAST_CHECKPOINT.parent).resolve())
-        super().setup(trainer, pl_module, stage)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        resume = self.recorder.resume
-        if resume is not None and resume.folder is not None:
-            # ModelCheckpoint forgets which was the best so far when its folder was moved or renamed.
-            best = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
-            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-            moved = {name: self._here(state_dict[name]) for name in paths}
-            state_dict = {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
-        super().load_state_dict(state_dict)
-
-    def _here(self, path: str) -> str:
-        return path and str(Path(self.dirpath, Path(path).name))
-
-
 class SaveRunConfig(SaveConfigCallback):
     """Keeps the parsed configuration in the run folder: config.yaml, then config.resume-1.yaml and so on."""
 
@@ -137,39 +113,8 @@ class SaveRunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            path = runs.next_config(self.recorder.folder)
-            self.parser.save(self.config, path, skip_none=False, overwrite=False)
-
-
-class RandomState(Callback):
-    """Keeps the random generators in the checkpoint, so that a resumed run draws what it would have drawn."""
-
-    def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        kind, keys, *rest = np.random.get_state()
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
-            "numpy": [kind, keys.tolist(), *rest],
-            "python": random.getstate(),
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # As late as can be: Lightning itself draws numbers while it sets a resumed run up.
-        if self._restored is not None:
-            state, self._restored = self._restored, None
-            torch.set_rng_state(state["torch"])
-            if len(state["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(state["cuda"])
-            kind, keys, *rest = state["numpy"]
-            np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-            version, internal, gauss = state["python"]
-            random.setstate((version, tuple(internal), gauss))
+            # Not with the parser's own `save`: a kill would leave half a file.
+            write_whole(runs.next_config(self.recorder.folder), self.parser.dump(self.config, skip_none=False))
 
 
 class CurvePlot(Callback):

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 
 from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.batches import LEAST_TO_TRAIN
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.keras_weights import is_keras_file
@@ -122,3 +124,16 @@ def check_gpus(accelerator: Any, devices: Any) -> None:
         raise InputError(f"--gpus {wanted}: this machine has no GPU that torch can use; --gpus 0 runs on the CPU")
     if wanted > available:
         raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")
+
+
+def check_devices(trainer: Trainer, sync_batchnorm: bool | None, data: ImageDataModule) -> None:
+    """Check that the devices of `trainer` can train on their shares of the data."""
+    num_devices = trainer.num_devices * trainer.num_nodes
+    size = data.global_batch_size(num_devices)
+    if size < LEAST_TO_TRAIN * num_devices:
+        raise InputError(
+            f"--data.batch_size {size} split over {num_devices} devices leaves one a single image, and batch norm "
+            f"needs two to train: give {LEAST_TO_TRAIN * num_devices} or more"
+        )
+    if sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+        raise InputError("--trainer.sync_batchnorm true: torch has it on GPUs alone; leave it out on the CPU")

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
+from jsonargparse.typing import PositiveInt
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from minivgg_pl import callbacks, checks, runs
+from minivgg_pl import callbacks, checks, runs, saving
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
 from minivgg_pl.data_options import build_data, data_of_run, import_data_class, named_data_class
@@ -105,6 +107,12 @@ class MiniVGGCLI(LightningCLI):
             default=False,
             help="Train in bf16-mixed where the device computes bfloat16 natively; --trainer.precision wins.",
         )
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=PositiveInt | None,
+            default=None,
+            help="Save checkpoints/last.ckpt after every so many updates too, not at an epoch's end alone.",
+        )
         parser.add_argument("--compile", type=bool, default=False, help="Whether to torch.compile the network.")
 
     def before_instantiate_classes(self) -> None:
@@ -144,16 +152,25 @@ class MiniVGGCLI(LightningCLI):
         level = logger.level
         logger.setLevel(logging.WARNING)
         try:
-            trainer = super().instantiate_trainer(enable_progress_bar=_shows_bar(self.config), **kwargs)
+            options = {"enable_progress_bar": _shows_bar(self.config), "plugins": self._plugins()}
+            trainer = super().instantiate_trainer(**options, **kwargs)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--trainer: {error}") from error
         finally:
             logger.setLevel(level)
+        checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule)
         # Before a run folder is made. A resumed run has weights.
-        self.model.has_initial_weights = self.resume is not None
+        self.model.has_initial_weights = self.resume is not None and self.resume.checkpoint is not None
         self.model.load_initial_weights()
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
+
+    def _plugins(self) -> list[Any]:
+        given = self.config_init.trainer.plugins or []
+        plugins = list(given) if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(saving.WholeCheckpointIO())
+        return plugins
 
     def recipe(self) -> str | None:
         """Return the recipe that the options amount to, or None for a mixture of the user's own."""
@@ -170,7 +187,7 @@ class MiniVGGCLI(LightningCLI):
         return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
 
     def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
-        chosen: list[Callback] = [callbacks.RandomState()]
+        chosen: list[Callback] = [saving.RandomState()]
         if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:
@@ -183,8 +200,10 @@ class MiniVGGCLI(LightningCLI):
         ]
         if config.trainer.enable_checkpointing is not False:
             # The last one last: what it keeps of the other's state is then this epoch's.
-            chosen.append(callbacks.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
-            chosen.append(callbacks.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
+            chosen.append(saving.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
+            chosen.append(saving.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
+            if config.checkpoint_every_n_steps:
+                chosen.append(saving.StepCheckpoint(self.recorder, config.checkpoint_every_n_steps))
         return chosen
 
 

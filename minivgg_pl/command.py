@@ -12,7 +12,9 @@ from minivgg_pl.recipe import recipe_path
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
+# As a shell reports a process that the signal ended: 128 and its number.
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 MAX_DIGITS = 9
 
@@ -39,6 +41,7 @@ config.yaml, metrics.csv (a row an epoch), curves.png, checkpoints/, report.csv,
   --model.init_from WEIGHTS  start from trained weights: classic, wide, a run folder, .ckpt, .safetensors, or Keras'
                        .weights.h5 of the article's model (default: start anew)
   --model.dense_units N  hidden dense units (default: 512 and 256; 300 is the article's listing of wide)
+  --checkpoint_every_n_steps N  save a checkpoint inside epochs too, to resume from at that very batch
   --compile            torch.compile the network first (a minute); pays off in long runs, if at all on your machine
   --seed_everything N  seed of weights, order and dropout (default: 0)
   --curves.reference article  draw the article's own curve behind the run's
@@ -140,6 +143,8 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
         if word == "--compile":
             expanded.append("--compile=true")
             continue
+        if name == "--checkpoint-every-n-steps":
+            word = word.replace(name, "--checkpoint_every_n_steps")
         if name not in ("--variant", "--gpus", "--epochs", "--recipe", "--resume"):
             expanded.append("--help" if word == "--help.full" else word)
             continue

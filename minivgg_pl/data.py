@@ -11,7 +11,7 @@ from minivgg_pl.augment import Flip
 from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.download import prepare_cifar10
 from minivgg_pl.errors import InputError
-from minivgg_pl.image_data import ImageDataModule, Split, check_batches
+from minivgg_pl.image_data import ImageDataModule, Split
 from minivgg_pl.network import IMAGE_CHANNELS, IMAGE_SIZE
 from minivgg_pl.synthetic import SyntheticCIFAR10, check_train_size, prepare_synthetic
 
@@ -39,6 +39,8 @@ class CIFAR10DataModule(ImageDataModule):
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
         shift: Largest shift of training images in pixels, 0 to 31, each image its own; the border is mirrored.
+        split_batches: Whether a batch is split over the devices instead, so that an update sees `batch_size` images on
+            any number of them.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that is missing, damaged or unreachable.
@@ -55,6 +57,7 @@ class CIFAR10DataModule(ImageDataModule):
         split_seed: int = 0,
         flip: Flip = "none",
         shift: int = 0,
+        split_batches: bool = False,
     ) -> None:
         if dataset not in ("cifar10", "synthetic"):
             raise InputError(f"dataset is {dataset!r}: choose cifar10 or synthetic")
@@ -71,12 +74,12 @@ class CIFAR10DataModule(ImageDataModule):
             train_size=train_size,
             splits=("train", "test"),
             batch_size=batch_size,
+            split_batches=split_batches,
             val_size=val_size,
             split_seed=split_seed,
             flip=flip,
             shift=shift,
         )
-        check_batches(train_size - val_size, batch_size)
         self.save_hyperparameters()
 
     @property

@@ -1,12 +1,12 @@
-"""Images in memory, the order of an epoch, and the split: what CIFAR10DataModule builds its loaders from."""
+"""Images in memory, and the split: what every data module builds its loaders from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from minivgg_pl.augment import Augmentation, epoch_generator
+from minivgg_pl.augment import Augmentation
 
 
 class ImageDataset(Dataset):
@@ -41,15 +41,17 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return one image `(C, H, W)` float32 in [0, 1] and its one-hot target `(num_classes,)` float32."""
-        images, targets = self.__getitems__([index])
+    def __getitem__(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Return one image `(C, H, W)` and its target `(num_classes,)`, or at indices `(B,)` a batch of them."""
+        if isinstance(index, Tensor) and index.ndim:
+            return self.__getitems__(index)
+        images, targets = self.__getitems__([int(index)])
         return images[0], targets[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return images `(B, C, H, W)` float32 in [0, 1] and one-hot targets `(B, num_classes)` float32.
 
-        `DataLoader` calls this once a batch: indexing replaces per-image Python.
+        Called once a batch: indexing replaces per-image Python.
         """
         # Not straight to the device: that would wait for all its earlier work.
         index = torch.as_tensor(indices).to(self.images.device, non_blocking=True)
@@ -79,34 +81,6 @@ class ImageDataset(Dataset):
             return ImageDataset(self.images[indices], self.labels[indices], num_classes, self.augmentation)
         rows = indices if self.rows is None else self.rows[indices]
         return ImageDataset(self.images, self.labels[indices], num_classes, self.augmentation, rows, resident=False)
-
-
-class EpochShuffler(Sampler[int]):
-    """A new order each epoch, and new flips and shifts, from nothing but the seed and the epoch: a resumed run's own.
-
-    Lightning calls `set_epoch` before each epoch.
-    """
-
-    def __init__(self, dataset: ImageDataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch `epoch`, counted from 0."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = epoch_generator(self.seed, self.epoch)
-        order = torch.randperm(len(self), generator=generator).tolist()
-        if self.dataset.augmentation:
-            self.dataset.augmentation.draw(
-                len(self), self.seed, self.epoch, generator, device=self.dataset.images.device
-            )
-        yield from order
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:

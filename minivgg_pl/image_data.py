@@ -7,10 +7,11 @@ from typing import Any, Literal, get_args
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from minivgg_pl.augment import Augmentation, Flip
-from minivgg_pl.dataset import EpochShuffler, ImageDataset, stratified_split, whole_batch
+from minivgg_pl.batches import LEAST_TO_TRAIN, BatchSampler, EpochShuffler, ImageLoader
+from minivgg_pl.dataset import ImageDataset, stratified_split, whole_batch
 from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
@@ -32,6 +33,8 @@ class ImageDataModule(LightningDataModule):
         splits: Which splits `_load` has. Without `val`, `val_size` training images are held out, or with 0 the test
             set validates; without `test`, the validation images are tested on.
         batch_size: Images a batch, on each device.
+        split_batches: Whether a batch is split over the devices instead, so that an update sees `batch_size` images on
+            any number of them.
         val_size: Training images held out for validation, the same number of each class.
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
@@ -51,14 +54,15 @@ class ImageDataModule(LightningDataModule):
         train_size: int | None,
         splits: Sequence[Split],
         batch_size: int,
+        split_batches: bool,
         val_size: int,
         split_seed: int,
         flip: Flip,
         shift: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: give at least 2")
+        if batch_size < LEAST_TO_TRAIN:
+            raise InputError(f"batch_size is {batch_size}: give at least {LEAST_TO_TRAIN}; batch norm needs two images")
         if train_size is not None:
             _check_val_size(train_size, len(class_names), val_size)
         if not 0 <= split_seed < 2**63:
@@ -75,6 +79,7 @@ class ImageDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.augmentation = Augmentation(flip, shift)
         self.batch_size = batch_size
+        self.split_batches = split_batches
         self.val_size = val_size
         # Drawn from the seed that `seed_everything` set, kept in checkpoints.
         self.shuffle_seed = torch.initial_seed()
@@ -141,7 +146,6 @@ class ImageDataModule(LightningDataModule):
     def _setup_train(self, holds_out: bool) -> None:
         whole = self._load("train")
         _check_val_size(len(whole), len(self.class_names), self.val_size)
-        check_batches(len(whole) - self.val_size, self.batch_size)
         held_out = stratified_split(whole.labels, self.val_size if holds_out else 0, seed=self.split_seed)
         self.train_set = whole.subset((~held_out).nonzero().flatten()) if holds_out else whole
         if holds_out:
@@ -161,9 +165,16 @@ class ImageDataModule(LightningDataModule):
             rank_zero_info("There is no test set: the test runs on the validation images.")
             self._told = True
 
+    def global_batch_size(self, num_devices: int) -> int:
+        """Return the images a batch on `num_devices` devices together."""
+        return self.batch_size if self.split_batches else self.batch_size * num_devices
+
     def train_dataloader(self) -> DataLoader:
         """Return the training batches, shuffled anew each epoch."""
-        return self._loader(self.train_set, EpochShuffler(self.train_set, self.shuffle_seed))
+        if self._num_devices > 1:
+            # Without `seed_everything` every process has drawn its own.
+            self.shuffle_seed = self.trainer.strategy.broadcast(self.shuffle_seed)
+        return self._loader(self.train_set, EpochShuffler, seed=self.shuffle_seed, least=LEAST_TO_TRAIN)
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images: a set of their own, held-out training images, or the test set."""
@@ -177,16 +188,27 @@ class ImageDataModule(LightningDataModule):
         """Return the test set, or the validation images where there is none."""
         return self._loader(self.test_set)
 
-    def _loader(self, dataset: ImageDataset, sampler: Sampler[int] | None = None) -> DataLoader:
-        return DataLoader(
-            dataset.to(self._device()),
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=whole_batch,
-            # Each new iterator draws a number. From here, not from the global generator that dropout uses: a resumed
-            # run creates its iterators at other moments, and would drop other units.
-            generator=torch.Generator(),
+    def _loader(
+        self, dataset: ImageDataset, sampler_class: type[BatchSampler] = BatchSampler, **options: int
+    ) -> DataLoader:
+        dataset.to(self._device())
+        if self.trainer and self.trainer.overfit_batches:
+            # Lightning wants batches in the images' order then, from a sampler of its own.
+            return DataLoader(dataset, batch_size=self.batch_size, collate_fn=whole_batch)
+        return ImageLoader(
+            dataset,
+            sampler_class(
+                dataset,
+                batch_size=self.global_batch_size(self._num_devices),
+                num_devices=self._num_devices,
+                rank=self.trainer.global_rank if self.trainer else 0,
+                **options,
+            ),
         )
+
+    @property
+    def _num_devices(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
 
     def _device(self) -> torch.device:
         """Return where the images live: on the GPU that trains, if it is one, so that no batch is copied there."""
@@ -228,19 +250,6 @@ class ImageDataModule(LightningDataModule):
 def class_path_of(data_class: type) -> str:
     """Return what a data module is imported by."""
     return f"{data_class.__module__}.{data_class.__qualname__}"
-
-
-def check_batches(train_size: int, batch_size: int) -> None:
-    """Check that no batch of an epoch has one image alone.
-
-    Raises:
-        InputError: If one has, which batch norm cannot train on.
-    """
-    if train_size % batch_size == 1 or batch_size == 1:
-        raise InputError(
-            f"batch_size {batch_size} leaves a batch of one image out of {train_size}, and batch norm needs two to "
-            "train: choose another batch_size or val_size"
-        )
 
 
 def _check_val_size(train_size: int, num_classes: int, val_size: int) -> None:

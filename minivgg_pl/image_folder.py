@@ -45,6 +45,8 @@ class ImageFolderDataModule(ImageDataModule):
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
         shift: Largest shift of training images in pixels, each image its own; the border is mirrored.
+        split_batches: Whether a batch is split over the devices instead, so that an update sees `batch_size` images on
+            any number of them.
 
     Raises:
         InputError: If the folder is missing, has fewer than two classes, a class without pictures, or other classes in
@@ -62,6 +64,7 @@ class ImageFolderDataModule(ImageDataModule):
         split_seed: int = 0,
         flip: Flip = "none",
         shift: int = 0,
+        split_batches: bool = False,
     ) -> None:
         if not 4 <= image_size <= MAX_IMAGE_SIZE or image_size % 4:
             raise InputError(f"image_size is {image_size}: give a multiple of 4, 4 to {MAX_IMAGE_SIZE}")
@@ -80,6 +83,7 @@ class ImageFolderDataModule(ImageDataModule):
             train_size=len(self.samples["train"]),
             splits=tuple(self.samples),
             batch_size=batch_size,
+            split_batches=split_batches,
             val_size=_held_out(val_size, len(self.samples["train"]), self.samples.keys()),
             split_seed=split_seed,
             flip=flip,

@@ -10,14 +10,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 
-from minivgg_pl.batch_norm import average_over_devices, measure_statistics
+from minivgg_pl.batch_norm import FirstImages, average_over_devices, measure_statistics
 from minivgg_pl.hyperparameters import check_hyperparameters
 from minivgg_pl.network import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.optim import make_optimizer, make_schedule
 from minivgg_pl.totals import EpochTotals, class_metrics
 from minivgg_pl.weights import load_initial_weights
 
-# On a GPU, reading the loss waits for it: look for NaN only this often (batches).
+# On a GPU, reading the loss waits for it, and several devices wait for each other: look for NaN this often (batches).
 FINITE_CHECK_INTERVAL = 50
 
 
@@ -114,7 +114,7 @@ class LitMiniVGG(LightningModule):
         self.train_totals = EpochTotals()
         self._first_step = 0
         self.has_initial_weights = False
-        self._first_images: list[Tensor] = []
+        self._first_images = FirstImages(batch_norm_images)
         self.eval_totals = EpochTotals()
         self.class_metrics = class_metrics(num_classes)
         self.class_report: dict[str, Tensor] = {}
@@ -123,8 +123,14 @@ class LitMiniVGG(LightningModule):
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1]."""
         return self.net(images)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Inside an epoch: what it has summed up so far.
+        checkpoint["epoch_so_far"] = {"sums": self.train_totals.sums, "first_step": self._first_step}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.has_initial_weights = True
+        so_far = checkpoint.get("epoch_so_far", {})
+        self.train_totals.sums, self._first_step = so_far.get("sums"), so_far.get("first_step", 0)
 
     def on_fit_start(self) -> None:
         # After a checkpoint, if any, was restored.
@@ -142,13 +148,13 @@ class LitMiniVGG(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.train_totals.sums = None
-        self._first_images.clear()
+        self._first_images.batches.clear()
         self._first_step = self.trainer.global_step
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean cross-entropy `()`."""
         images, targets = batch
-        self._keep_first_images(images)
+        self._first_images.keep(images, batch_idx, self.trainer)
         logits = self.net(images, self.hparams.dropout_samples)
         targets = targets.repeat(self.hparams.dropout_samples, 1)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
@@ -159,7 +165,8 @@ class LitMiniVGG(LightningModule):
         is_last = ends_epoch(self.trainer)
         if is_last and self.hparams.batch_norm_images:
             self._measure_batch_norm()
-        if is_last or self.device.type == "cpu" or batch_idx % FINITE_CHECK_INTERVAL == 0:
+        is_cheap = self.device.type == "cpu" and self.trainer.world_size == 1
+        if is_last or is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0:
             self._check_finite()
         if is_last:
             # Here, and not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
@@ -167,16 +174,11 @@ class LitMiniVGG(LightningModule):
 
     def _measure_batch_norm(self) -> None:
         with self.trainer.precision_plugin.forward_context():
-            measure_statistics(self.net, self._first_images)
+            measure_statistics(self.net, self._first_images.batches)
         average_over_devices(self.net, self)
 
-    def _keep_first_images(self, images: Tensor) -> None:
-        """Keep the epoch's first images, as the network gets them, until there are enough for batch norm."""
-        if sum(map(len, self._first_images)) < self.hparams.batch_norm_images:
-            self._first_images.append(images)
-
     def _check_finite(self) -> None:
-        first_bad = self.train_totals.first_bad_batch()
+        first_bad = self.train_totals.first_bad_batch(self)
         if first_bad is not None:
             step = self._first_step + first_bad // self.trainer.accumulate_grad_batches + 1
             raise NonFiniteLossError(_non_finite_message("training", self.current_epoch, step))
@@ -190,7 +192,7 @@ class LitMiniVGG(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
-        if self.trainer.state.fn == TrainerFn.FITTING and self.eval_totals.first_bad_batch() is not None:
+        if self.trainer.state.fn == TrainerFn.FITTING and self.eval_totals.first_bad_batch(self) is not None:
             raise NonFiniteLossError(_non_finite_message("validation", self.current_epoch, self.trainer.global_step))
         self._log_epoch("val", self.eval_totals)
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from minivgg_pl.errors import InputError
 
+# Of files that are being written; what a kill leaves of them is hidden.
+PART_SUFFIX = ".part"
+
 
 def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwrite: bool) -> None:
     """Check, writing nothing, that `path` can be written.
@@ -36,20 +39,36 @@ def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwr
         raise InputError(f"{option} {path}: the folder {folder} cannot be written")
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never half of it.
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file so that a kill, or the power's end, leaves the old one or the new one, never half of it.
 
     Raises:
         InputError: If it cannot be written, such as on a full disk.
     """
     # The name is unique, because two threads may write the same file.
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")
     try:
-        # File names need not be UTF-8, and a text that holds them must not fail for it.
-        part.write_bytes(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+        with part.open("wb") as file:
+            # File names need not be UTF-8, and a text that holds them must not fail for it.
+            file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+            file.flush()
+            # Else the name could reach the disk before the bytes.
+            os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # where it could not even be made
             part.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made: {error.strerror or error}") from error

@@ -11,12 +11,12 @@ from minivgg_pl.errors import InputError
 
 FOLDER = Path(__file__).parent / "recipes"
 RECIPES = ("article", "modern", "speedrun")
-# Which network, from what, on which images: not how.
+# Which network, from what, on which images and devices: not how.
 WHAT_IS_TRAINED = (
     "model.init_from",
     *(f"model.{name}" for name in ("variant", "num_classes", "dense_units", "image_size", "in_channels")),
     *(f"data.{name}" for name in ("class_path", "root", "url", "dataset", "synthetic_size", "val_size", "split_seed")),
-    *(f"data.{name}" for name in ("image_size", "in_channels", "cache_dir")),
+    *(f"data.{name}" for name in ("image_size", "in_channels", "cache_dir", "split_batches")),
 )
 
 

@@ -42,7 +42,7 @@ class ResumePoint:
     """Where a run continues.
 
     Attributes:
-        checkpoint: The checkpoint to load.
+        checkpoint: The checkpoint to load, or None where the run ended before its first.
         epoch: Epochs that it has behind it.
         options: The options that it was trained with, as far as they are known: the run's newest config file, or for
             a checkpoint outside a run folder what the checkpoint itself keeps of model and data.
@@ -52,7 +52,7 @@ class ResumePoint:
         data_state: What the checkpoint keeps of its data module.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     epoch: int
     options: dict[str, Any]
     config: Path | None
@@ -106,8 +106,8 @@ class ResumePoint:
             known = self.config is not None or name in before
             if fixed and known and before.get(name) != now.get(name):
                 raise InputError(
-                    f"--resume {self.checkpoint}: {name} was {before.get(name)} and cannot become {now.get(name)} in "
-                    f"the middle of a run: leave --{name} out, or train a new run"
+                    f"--resume {self.checkpoint or self.folder}: {name} was {before.get(name)} and cannot become "
+                    f"{now.get(name)} in the middle of a run: leave --{name} out, or train a new run"
                 )
 
 
@@ -119,6 +119,9 @@ def find_resume_point(path: Path) -> ResumePoint:
     """
     if not path.exists():
         raise InputError(f"--resume {path}: there is no such file or folder; give a run folder or a .ckpt file")
+    if path.is_dir() and not (path / runs.LAST_CHECKPOINT).exists() and (config := runs.newest_config(path)):
+        # It ended before its first checkpoint: from the beginning, in its own folder.
+        return ResumePoint(None, 0, _read_options(config), config, source=None, folder=path, data_state={})
     checkpoint = last_checkpoint(path, option="--resume ") if path.is_dir() else path
     if not checkpoint.is_file():  # a pipe would be waited for
         raise InputError(f"--resume {path}: not a file; give a run folder or a .ckpt file")
@@ -147,11 +150,14 @@ def _read_training_checkpoint(path: Path) -> dict[str, Any]:
 def _finished_epochs(content: dict[str, Any], path: Path) -> int:
     try:
         loop = content["loops"]["fit_loop"]
-        is_epoch_end = loop["epoch_loop.batch_progress"]["is_last_batch"]
-        epochs = loop["epoch_progress"]["current"]["processed"]
+        is_last_batch = loop["epoch_loop.batch_progress"]["is_last_batch"]
+        epoch = loop["epoch_progress"]["current"]
+        epochs, is_inside = epoch["processed"], epoch["processed"] < epoch["started"]
+        knows_batch = "combined_loader" in loop["state_dict"]
     except (KeyError, TypeError) as error:
         raise InputError(f"--resume {path}: a checkpoint without the state of the training loop") from error
-    if not is_epoch_end:
+    if is_inside and (is_last_batch or not knows_batch):
+        # Lightning would leave the epoch's validation out, or begin the epoch's images again.
         raise InputError(f"--resume {path}: it was saved inside epoch {epochs + 1}; give one of an epoch's end")
     return epochs
 

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from minivgg_pl.errors import InputError
-from minivgg_pl.outputs import write_whole
+from minivgg_pl.outputs import PART_SUFFIX, write_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LEARNING_COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc")
 METRIC_COLUMNS = ("epoch", "step", "lr", *LEARNING_COLUMNS, "seconds", "images_per_second")
@@ -58,6 +63,34 @@ def claim_run_folder(base: Path) -> Path:
 
 def _unusable(base: Path, reason: str, option: str = DEFAULT_OPTION) -> str:
     return f"run folders cannot be made in {base}: {reason}; name another folder with {option}"
+
+
+def lock_run(folder: Path) -> int | None:
+    """Keep other processes from training in `folder` until this one ends; return the lock, or None where there is none.
+
+    Raises:
+        InputError: If another process trains there.
+    """
+    if fcntl is None:
+        return None
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise InputError(f"{folder}: another process is training in this run folder; wait for it, or end it") from error
+    except OSError:
+        # A file system without locks.
+        os.close(lock)
+        return None
+    return lock
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what kills have left of files that were being written in a run folder."""
+    for part in folder.rglob(f".*{PART_SUFFIX}"):
+        with suppress(OSError):
+            part.unlink()
 
 
 def write_metrics(path: Path, rows: list[Row]) -> None:

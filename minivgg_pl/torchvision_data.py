@@ -62,6 +62,8 @@ class TorchvisionDataModule(ImageDataModule):
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
         shift: Largest shift of training images in pixels, each image its own; the border is mirrored.
+        split_batches: Whether a batch is split over the devices instead, so that an update sees `batch_size` images on
+            any number of them.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that are missing, damaged or unreachable.
@@ -76,6 +78,7 @@ class TorchvisionDataModule(ImageDataModule):
         split_seed: int = 0,
         flip: Flip = "none",
         shift: int = 0,
+        split_batches: bool = False,
     ) -> None:
         if dataset not in get_args(Name):
             raise InputError(f"dataset is {dataset!r}: choose {', '.join(get_args(Name))}")
@@ -91,6 +94,7 @@ class TorchvisionDataModule(ImageDataModule):
             train_size=None,
             splits=("train", "test"),
             batch_size=batch_size,
+            split_batches=split_batches,
             val_size=val_size,
             split_seed=split_seed,
             flip=flip,

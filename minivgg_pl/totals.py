@@ -26,14 +26,20 @@ class EpochTotals:
         hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
         size = torch.full_like(loss, len(targets))
         # Once not finite, a sum stays so: the last entry counts the batches before that.
+        if self.sums is not None:  # a checkpoint's lie on the CPU
+            self.sums = self.sums.to(loss.device, non_blocking=True)
         total = loss * size if self.sums is None else self.sums[0] + loss * size
         batch = torch.stack((loss * size, hits.to(loss.dtype), size, total.isfinite().to(loss.dtype)))
         self.sums = batch if self.sums is None else self.sums + batch
 
-    def first_bad_batch(self) -> int | None:
-        """Return the number (from 0) of the first batch whose loss was not finite, if there was one."""
-        total, _, _, num_finite = self.sums.tolist()
-        return None if math.isfinite(total) else int(num_finite)
+    def first_bad_batch(self, module: LightningModule) -> int | None:
+        """Return the number (from 0) of the first batch whose loss was not finite, on any device, if there was one.
+
+        Every device must ask, and gets the same answer.
+        """
+        total, _, _, num_finite = self.sums
+        first = module.trainer.strategy.reduce(torch.where(total.isfinite(), math.inf, num_finite), reduce_op="min")
+        return None if first.isinf() else int(first)
 
     def compute_and_reset(self, module: LightningModule) -> dict[str, Tensor]:
         """Return the epoch's mean `loss` and `acc` in [0, 1] over all devices, and start the next epoch."""

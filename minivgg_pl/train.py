@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from minivgg_pl import callbacks, runs
 from minivgg_pl.cli import MiniVGGCLI
-from minivgg_pl.command import EXIT_FAILED, EXIT_INTERRUPTED, fail
+from minivgg_pl.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, fail
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import NonFiniteLossError
 from minivgg_pl.resume import ResumePoint, find_resume_point
@@ -39,7 +39,10 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     if resume and resume.is_finished(cli.trainer.max_epochs):
         print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
         return 0
-    return _fit_and_test(cli, resume)
+    try:
+        return _fit_and_test(cli, resume)
+    finally:
+        cli.recorder.unlock()
 
 
 def _quiet_known_noise() -> None:
@@ -77,10 +80,12 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     except MisconfigurationException as error:
         raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
-        return fail(f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
+        return _stop(cli, f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
+    except SIGTERMException:
+        return _stop(cli, f"terminated. {_how_to_continue(cli.recorder)}", EXIT_TERMINATED)
     except SystemExit:
         # Lightning's answer to Ctrl-C.
-        return fail(f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
+        return _stop(cli, f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
     if cli.recorder.folder is not None and cli.trainer.is_global_zero:
         # No result: with --trainer.limit_test_batches 0.
         summary = summarize(cli.trainer, cli.model, cli.recorder, tested[0] if tested else {})
@@ -94,6 +99,11 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     return 0
 
 
+def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
+    """Say once, not once a process, what ended all of them; return the exit code."""
+    return fail(message, code) if cli.trainer.is_global_zero else code
+
+
 def _last_checkpoint(recorder: callbacks.RunRecorder) -> Path | None:
     path = recorder.folder and recorder.folder / runs.LAST_CHECKPOINT
     return path if path and path.exists() else None
@@ -105,5 +115,4 @@ def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
 
 
 def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
-    path = _last_checkpoint(recorder)
-    return f"To go on: --resume {recorder.folder}" if path else "No epoch was finished, so nothing can be resumed"
+    return f"To go on: --resume {recorder.folder}" if recorder.folder else "Nothing was trained yet"

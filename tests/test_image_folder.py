@@ -224,7 +224,7 @@ def test_a_picture_that_goes_away_while_training_does_not_matter(pictures):
 
 def test_paths_may_be_path_objects_and_checkpoints_hold_none(pictures):
     data = ImageFolderDataModule(pictures, cache_dir=pictures.parent / "cache")
-    assert {type(value) for value in data.hparams.values()} <= {str, int, float, type(None)}
+    assert {type(value) for value in data.hparams.values()} <= {str, int, float, bool, type(None)}
 
 
 def test_files_that_are_no_pictures_are_passed_over(pictures):

@@ -1,0 +1,159 @@
+"""Which images make a batch, on how many devices: order, shares and where a resumed epoch goes on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from minivgg_pl.augment import epoch_generator
+from minivgg_pl.dataset import ImageDataset, whole_batch
+from minivgg_pl.errors import InputError
+
+# Batch norm cannot train on one image.
+LEAST_TO_TRAIN = 2
+
+
+class BatchSampler(DistributedSampler):
+    """The batches of one device: every image goes to one device, once, and every device gets as many batches.
+
+    Of each batch of all devices together every device gets its share, sizes at most one apart. A rest too small to give
+    each device `least` images joins the batch before it. Nothing is repeated and nothing left out, unlike with torch's
+    DistributedSampler; it is one, so that Lightning does not put another around it.
+
+    Args:
+        dataset: The images.
+        batch_size: Images a batch, all devices together.
+        num_devices: Number of devices.
+        rank: Number of this device, from 0.
+        least: Fewest images that a device may have in a batch.
+
+    Raises:
+        InputError: If there are too few images, or they make too small a batch, to give each device `least`.
+    """
+
+    def __init__(self, dataset: ImageDataset, batch_size: int, num_devices: int, rank: int, least: int = 1) -> None:
+        super().__init__(dataset, num_replicas=num_devices, rank=rank, shuffle=False)
+        self.batch_size = batch_size
+        self.sizes = batch_sizes(len(dataset), batch_size, least * num_devices)
+        self.position = 0
+        self._start = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the indices `(B,)` int64 of each batch."""
+        batches = self.batches(self._order())
+        start, self._start = self._start, 0
+        for number in range(start, len(batches)):
+            self.position = number + 1
+            yield batches[number]
+
+    def batches(self, order: Tensor) -> list[Tensor]:
+        """Return this device's share `(B,)` of each batch of the images in `order` `(N,)`."""
+        return [batch[self.rank :: self.num_replicas] for batch in order.split(self.sizes)]
+
+    def _order(self) -> Tensor:
+        return torch.arange(len(self.dataset))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the epoch is."""
+        return {"position": self.position, "batch_size": self.batch_size, "num_devices": self.num_replicas}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next epoch begin where the one of `state` stopped.
+
+        Raises:
+            InputError: If it stopped in the middle, and the batches are others now.
+        """
+        position = state["position"] % len(self)
+        if position and (state["batch_size"], state["num_devices"]) != (self.batch_size, self.num_replicas):
+            raise InputError(
+                f"the checkpoint was saved inside an epoch of batches of {state['batch_size']} on "
+                f"{state['num_devices']} devices: go on with those, not {self.batch_size} on {self.num_replicas}"
+            )
+        self._start = position
+
+
+class EpochShuffler(BatchSampler):
+    """A new order each epoch, and new flips and shifts, from nothing but the seed and the epoch: a resumed run's own.
+
+    Lightning calls `set_epoch` before each epoch. Every device draws the same order, and takes its share of it.
+
+    Args:
+        dataset: The images.
+        seed: What the orders are drawn from, the same on every device.
+        options: The other arguments of BatchSampler.
+    """
+
+    def __init__(self, dataset: ImageDataset, seed: int, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.seed = seed
+
+    def _order(self) -> Tensor:
+        generator = epoch_generator(self.seed, self.epoch)
+        order = torch.randperm(len(self.dataset), generator=generator)
+        if self.dataset.augmentation:
+            self.dataset.augmentation.draw(
+                len(order), self.seed, self.epoch, generator, device=self.dataset.images.device
+            )
+        return order
+
+    def earlier_batches(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the epoch's first `number` batches once more, as the loader yields them."""
+        for indices in self.batches(self._order())[:number]:
+            yield self.dataset[indices]
+
+
+class ImageLoader(DataLoader):
+    """Yields whole batches, and knows how far the epoch is, so that a checkpoint can be saved inside it.
+
+    Lightning keeps the state of a loader that has one.
+
+    Args:
+        dataset: The images.
+        sampler: Which of them make each batch.
+    """
+
+    def __init__(self, dataset: ImageDataset, sampler: BatchSampler) -> None:
+        super().__init__(
+            dataset,
+            # The sampler's indices are a batch each.
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=whole_batch,
+            # Each new iterator draws a number. From here, not from the global generator that dropout uses: a resumed
+            # run creates its iterators at other moments, and would drop other units.
+            generator=torch.Generator(),
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the sampler's state."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore the sampler's state."""
+        self.sampler.load_state_dict(state)
+
+
+def batch_sizes(num_images: int, batch_size: int, least: int) -> list[int]:
+    """Return the size of each batch of an epoch: `batch_size`, and the rest, which joins the last if below `least`.
+
+    Raises:
+        InputError: If even so a batch is below `least`.
+    """
+    full, rest = divmod(num_images, batch_size)
+    sizes = [batch_size] * full
+    if rest >= least or (rest and not sizes):
+        sizes.append(rest)
+    elif rest:
+        sizes[-1] += rest
+    if min(sizes, default=0) < least:
+        raise InputError(
+            f"batches of {batch_size} out of {num_images} images leave a device with too few: {least} are needed in "
+            "all; give another batch_size, more images, or fewer devices"
+        )
+    return sizes

@@ -1,0 +1,143 @@
+"""What a run keeps to go on from: its checkpoints, and the state of the random generators in them."""
+
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from minivgg_pl import runs
+from minivgg_pl.augment import derived_seed
+from minivgg_pl.callbacks import RunRecorder
+from minivgg_pl.module import ends_epoch
+from minivgg_pl.outputs import make_folder, write_whole
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that a kill leaves the old one or the new one.
+
+    Lightning's own goes by way of the folder for temporary files. Where that is another disk the last step is a copy,
+    which a kill leaves half done.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`; see TorchCheckpointIO.
+
+        Raises:
+            InputError: If it cannot be written, such as on a full disk.
+        """
+        path = Path(path)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        make_folder(path.parent)
+        write_whole(path, content.getbuffer())
+
+
+class StepCheckpoint(Callback):
+    """Saves the run's last checkpoint inside epochs too, from which it resumes at the next batch.
+
+    Args:
+        recorder: Knows the run folder.
+        every: Number of updates from one to the next.
+    """
+
+    def __init__(self, recorder: RunRecorder, every: int) -> None:
+        self.recorder = recorder
+        self.every = every
+        self._saved_step = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        # An epoch's last batch belongs to the checkpoint of its end, which has the validation behind it.
+        if step % self.every == 0 and step != self._saved_step and not ends_epoch(trainer):
+            self._saved_step = step
+            trainer.save_checkpoint(self.recorder.folder / runs.LAST_CHECKPOINT, weights_only=False)
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """One checkpoint in the run folder, looked at after each epoch.
+
+    Two of them make `last.ckpt` and `best.ckpt`: with `save_last=True` a single ModelCheckpoint would refresh the
+    last one only in epochs that are also the best so far (Lightning 2.6, `on_train_epoch_end`).
+
+    Args:
+        recorder: Knows the run folder.
+        filename: Name without `.ckpt`.
+        monitor: Metric whose largest value is kept, or None to keep every epoch's, each in place of the one before.
+    """
+
+    def __init__(self, recorder: RunRecorder, filename: str, monitor: str | None = None) -> None:
+        super().__init__(
+            filename=filename, monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        self.recorder = recorder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.dirpath = str((self.recorder.folder / runs.LAST_CHECKPOINT.parent).resolve())
+        super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        resume = self.recorder.resume
+        if resume is not None and resume.folder is not None:
+            # ModelCheckpoint forgets which was the best so far when its folder was moved or renamed.
+            best = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+            moved = {name: self._here(state_dict[name]) for name in paths}
+            state_dict = {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
+
+    def _here(self, path: str) -> str:
+        return path and str(Path(self.dirpath, Path(path).name))
+
+
+class RandomState(Callback):
+    """Keeps the random generators in the checkpoint, so that a resumed run draws what it would have drawn.
+
+    A checkpoint has the generators of one process. Where there are several, each begins every epoch with a seed of its
+    own, drawn from the run's seed, the epoch and its rank.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+        self._seed = torch.initial_seed()
+
+    def state_dict(self) -> dict[str, Any]:
+        kind, keys, *rest = np.random.get_state()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+            "numpy": [kind, keys.tolist(), *rest],
+            "python": random.getstate(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+        if trainer.world_size > 1:
+            torch.manual_seed(derived_seed(self._seed, trainer.current_epoch, trainer.global_rank))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # A run that is resumed inside an epoch does not start one.
+        self._restore()
+
+    def _restore(self) -> None:
+        # As late as can be: Lightning itself draws numbers while it sets a resumed run up.
+        if self._restored is not None:
+            state, self._restored = self._restored, None
+            torch.set_rng_state(state["torch"])
+            if len(state["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(state["cuda"])
+            kind, keys, *rest = state["numpy"]
+            np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+            version, internal, gauss = state["python"]
+            random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,125 @@
+"""What a run keeps to go on from: checkpoints inside epochs, whole files, one process in a folder."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
+
+from minivgg_pl import saving
+from minivgg_pl.callbacks import RunRecorder
+from minivgg_pl.errors import InputError
+from minivgg_pl.runs import lock_run, remove_parts
+from tests.test_train import assert_same_tensors, checkpoint, metrics, without_times
+
+
+class Keep(Callback):
+    """Keeps a copy of each checkpoint that is saved inside an epoch."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        path = "runs/classic-synthetic/1/checkpoints/last.ckpt"
+        if os.path.exists(path):
+            shutil.copy(path, f"{trainer.global_step}.ckpt")
+
+
+@pytest.mark.parametrize("recipe", ["article", "modern"])
+def test_a_checkpoint_inside_an_epoch_resumes_at_the_next_batch_bit_for_bit(
+    recipe, synthetic_options, train_here, tmp_path, capfd
+):
+    options = [*synthetic_options, f"--recipe={recipe}", "--epochs=2", "--data.batch_size=24"]
+    # 200 images are 9 updates an epoch.
+    keep = "--trainer.callbacks=tests.test_saving.Keep"
+    assert train_here(*options, "--checkpoint-every-n-steps=4", keep) == 0
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    whole, rows = checkpoint(run), metrics(run)
+    for step in (4, 12):
+        resumed = tmp_path / f"resumed-{step}"
+        shutil.copytree(run, resumed)
+        shutil.copy(tmp_path / f"{step}.ckpt", resumed / "checkpoints" / "last.ckpt")
+        (resumed / "summary.json").unlink()
+        assert train_here("--resume", resumed) == 0
+        assert without_times(metrics(resumed)) == without_times(rows)
+        assert_same_tensors(checkpoint(resumed)["state_dict"], whole["state_dict"])
+
+
+def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(synthetic_options, train_here, tmp_path, capfd):
+    options = [*synthetic_options, "--epochs=1", "--data.batch_size=24", "--checkpoint_every_n_steps=4"]
+    assert train_here(*options, "--trainer.callbacks=tests.test_saving.Keep") == 0
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    shutil.copy(tmp_path / "4.ckpt", run / "checkpoints" / "last.ckpt")
+    assert train_here("--resume", run, "--data.batch_size=48") == 2
+    assert "batches of 24 on 1 devices: go on with those, not 48 on 1" in capfd.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_begins_again_in_its_folder(finished_run, train_here, tmp_path):
+    source, _ = finished_run
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    shutil.copytree(source, run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "summary.json").unlink()
+    assert train_here("--resume", run) == 0
+    assert without_times(metrics(run)) == without_times(metrics(source))
+    assert_same_tensors(checkpoint(run)["state_dict"], checkpoint(source)["state_dict"])
+    assert os.listdir(run.parent) == ["1"]
+
+
+def test_one_process_at_a_time_trains_in_a_folder(finished_run, train_here, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    lock = lock_run(run)
+    before = sorted(run.rglob("*"))
+    assert train_here("--resume", run, "--epochs=5") == 2
+    assert "another process is training in this run folder" in capfd.readouterr().err
+    assert sorted(run.rglob("*")) == before
+    os.close(lock)
+    os.close(lock_run(run))
+
+
+def test_what_kills_left_half_written_is_removed(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in (".a1.part", "checkpoints/.b2.part", "keep.csv", "half.part"):
+        (tmp_path / name).touch()
+    remove_parts(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["checkpoints", "half.part", "keep.csv"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_names_its_path(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    writer = saving.WholeCheckpointIO()
+    writer.save_checkpoint({"a": torch.ones(2)}, path)
+    before = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be written: No space left on device"):
+        writer.save_checkpoint({"a": torch.zeros(2)}, path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["last.ckpt"]
+
+
+def test_the_loader_is_one_that_lightning_can_resume(synthetic_root):
+    from minivgg_pl import CIFAR10DataModule
+
+    data = CIFAR10DataModule(synthetic_root, dataset="synthetic", synthetic_size=200, batch_size=64)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert isinstance(loader, DataLoader)
+    batches = iter(loader)
+    first = [next(batches)[0] for _ in range(2)]
+    again = data.train_dataloader()
+    again.load_state_dict(loader.state_dict())
+    rest = [images for images, _ in again]
+    assert [len(images) for images in first + rest] == [64, 64, 64, 8]
+    # Once: the next epoch is a whole one.
+    assert len([images for images, _ in again]) == 4
+
+
+def test_a_folder_is_unlocked_when_the_run_is_over(tmp_path):
+    recorder = RunRecorder(tmp_path, "classic", "title")
+    recorder._lock = lock_run(tmp_path)
+    recorder.unlock()
+    os.close(lock_run(tmp_path))
