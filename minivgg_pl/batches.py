@@ -1,9 +1,9 @@
 """Which images make a batch, on how many devices: order, shares and where a resumed epoch goes on."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -61,7 +61,7 @@ class BatchSampler(DistributedSampler):
 
     def state_dict(self) -> dict[str, int]:
         """Return how far the epoch is."""
-        return {"position": self.position, "batch_size": self.batch_size, "num_devices": self.num_replicas}
+        return {"position": self.position % len(self), "batch_size": self.batch_size, "num_devices": self.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next epoch begin where the one of `state` stopped.
@@ -69,7 +69,7 @@ class BatchSampler(DistributedSampler):
         Raises:
             InputError: If it stopped in the middle, and the batches are others now.
         """
-        position = state["position"] % len(self)
+        position = state["position"]
         if position and (state["batch_size"], state["num_devices"]) != (self.batch_size, self.num_replicas):
             raise InputError(
                 f"the checkpoint was saved inside an epoch of batches of {state['batch_size']} on "
@@ -86,11 +86,13 @@ class EpochShuffler(BatchSampler):
     Args:
         dataset: The images.
         seed: What the orders are drawn from, the same on every device.
-        options: The other arguments of BatchSampler.
+        batch_size: As BatchSampler's, and so on.
+        num_devices: Number of devices.
+        rank: Number of this device.
     """
 
-    def __init__(self, dataset: ImageDataset, seed: int, **options: Any) -> None:
-        super().__init__(dataset, **options)
+    def __init__(self, dataset: ImageDataset, seed: int, batch_size: int, num_devices: int, rank: int) -> None:
+        super().__init__(dataset, batch_size, num_devices, rank, least=LEAST_TO_TRAIN)
         self.seed = seed
 
     def _order(self) -> Tensor:
@@ -110,8 +112,6 @@ class EpochShuffler(BatchSampler):
 
 class ImageLoader(DataLoader):
     """Yields whole batches, and knows how far the epoch is, so that a checkpoint can be saved inside it.
-
-    Lightning keeps the state of a loader that has one.
 
     Args:
         dataset: The images.
@@ -137,6 +137,27 @@ class ImageLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Restore the sampler's state."""
         self.sampler.load_state_dict(state)
+
+
+def make_loader(
+    dataset: ImageDataset, batch_size: int, trainer: Trainer | None = None, seed: int | None = None
+) -> DataLoader:
+    """Return a loader of this device's batches, of images that lie on it: nothing is then copied there in a step.
+
+    Args:
+        dataset: The images.
+        batch_size: Images a batch, on all devices of `trainer` together.
+        trainer: Whose device this is; default: the CPU alone.
+        seed: What the order of each epoch is drawn from, for training; default: the images' own order.
+    """
+    dataset.to(trainer.strategy.root_device if trainer else torch.device("cpu"))
+    num_devices, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+    if trainer and trainer.overfit_batches:
+        # Lightning wants batches in the images' order then, from a sampler of its own.
+        return DataLoader(dataset, batch_size=batch_size // num_devices, collate_fn=whole_batch)
+    if seed is None:
+        return ImageLoader(dataset, BatchSampler(dataset, batch_size, num_devices, rank))
+    return ImageLoader(dataset, EpochShuffler(dataset, seed, batch_size, num_devices, rank))
 
 
 def batch_sizes(num_images: int, batch_size: int, least: int) -> list[int]:

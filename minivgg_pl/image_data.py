@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from minivgg_pl.augment import Augmentation, Flip
-from minivgg_pl.batches import LEAST_TO_TRAIN, BatchSampler, EpochShuffler, ImageLoader
-from minivgg_pl.dataset import ImageDataset, stratified_split, whole_batch
+from minivgg_pl.batches import LEAST_TO_TRAIN, ImageLoader, make_loader
+from minivgg_pl.dataset import ImageDataset, stratified_split
 from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
@@ -86,6 +86,8 @@ class ImageDataModule(LightningDataModule):
         self.train_set: ImageDataset | None = None
         self.val_set: ImageDataset | None = None
         self.test_set: ImageDataset | None = None
+        self._train_loader: DataLoader | None = None
+        self._position: dict[str, int] | None = None
         self._told = False
 
     @abstractmethod
@@ -171,10 +173,18 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return the training batches, shuffled anew each epoch."""
-        if self._num_devices > 1:
+        if self.trainer and self.trainer.world_size > 1:
             # Without `seed_everything` every process has drawn its own.
             self.shuffle_seed = self.trainer.strategy.broadcast(self.shuffle_seed)
-        return self._loader(self.train_set, EpochShuffler, seed=self.shuffle_seed, least=LEAST_TO_TRAIN)
+            size = self.global_batch_size(self.trainer.world_size)
+            rank_zero_info(
+                f"{self.trainer.world_size} devices: {size} images a batch, {size / self.trainer.world_size:g} on each"
+            )
+        self._train_loader = self._loader(self.train_set, self.shuffle_seed)
+        position, self._position = self._position, None
+        if position and isinstance(self._train_loader, ImageLoader):
+            self._train_loader.load_state_dict(position)
+        return self._train_loader
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images: a set of their own, held-out training images, or the test set."""
@@ -188,31 +198,9 @@ class ImageDataModule(LightningDataModule):
         """Return the test set, or the validation images where there is none."""
         return self._loader(self.test_set)
 
-    def _loader(
-        self, dataset: ImageDataset, sampler_class: type[BatchSampler] = BatchSampler, **options: int
-    ) -> DataLoader:
-        dataset.to(self._device())
-        if self.trainer and self.trainer.overfit_batches:
-            # Lightning wants batches in the images' order then, from a sampler of its own.
-            return DataLoader(dataset, batch_size=self.batch_size, collate_fn=whole_batch)
-        return ImageLoader(
-            dataset,
-            sampler_class(
-                dataset,
-                batch_size=self.global_batch_size(self._num_devices),
-                num_devices=self._num_devices,
-                rank=self.trainer.global_rank if self.trainer else 0,
-                **options,
-            ),
-        )
-
-    @property
-    def _num_devices(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def _device(self) -> torch.device:
-        """Return where the images live: on the GPU that trains, if it is one, so that no batch is copied there."""
-        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+    def _loader(self, dataset: ImageDataset, seed: int | None = None) -> DataLoader:
+        num_devices = self.trainer.world_size if self.trainer else 1
+        return make_loader(dataset, self.global_batch_size(num_devices), self.trainer, seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the seed of the orders, the classes' names, what module this is."""
@@ -220,6 +208,8 @@ class ImageDataModule(LightningDataModule):
             "shuffle_seed": self.shuffle_seed,
             "class_names": self.class_names,
             "class_path": class_path_of(type(self)),
+            # Lightning keeps it too, and loses it where it asks for the loader before it restores one's state.
+            "position": self._train_loader.state_dict() if isinstance(self._train_loader, ImageLoader) else None,
             "split": {"fingerprint": self.fingerprint, "val_size": self.val_size, "split_seed": self.split_seed},
         }
 
@@ -231,6 +221,7 @@ class ImageDataModule(LightningDataModule):
         """
         self.check_state(state_dict)
         self.shuffle_seed = state_dict["shuffle_seed"]
+        self._position = state_dict.get("position")
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
         """Check that what `state_dict` returned is of these images, which a resumed run must have.

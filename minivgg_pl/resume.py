@@ -153,10 +153,9 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
         is_last_batch = loop["epoch_loop.batch_progress"]["is_last_batch"]
         epoch = loop["epoch_progress"]["current"]
         epochs, is_inside = epoch["processed"], epoch["processed"] < epoch["started"]
-        knows_batch = "combined_loader" in loop["state_dict"]
     except (KeyError, TypeError) as error:
         raise InputError(f"--resume {path}: a checkpoint without the state of the training loop") from error
-    if is_inside and (is_last_batch or not knows_batch):
+    if is_inside and (is_last_batch or not data_state(content).get("position")):
         # Lightning would leave the epoch's validation out, or begin the epoch's images again.
         raise InputError(f"--resume {path}: it was saved inside epoch {epochs + 1}; give one of an epoch's end")
     return epochs

@@ -48,6 +48,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "precision": str(trainer.precision),
         "device": device_name(trainer.strategy.root_device),
         "num_devices": trainer.world_size,
+        "global_batch_size": data.global_batch_size(trainer.world_size),
         "versions": package_versions(),
         "run_folder": str(recorder.folder),
     }

@@ -19,9 +19,9 @@ class Keep(Callback):
     """Keeps a copy of each checkpoint that is saved inside an epoch."""
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        path = "runs/classic-synthetic/1/checkpoints/last.ckpt"
-        if os.path.exists(path):
-            shutil.copy(path, f"{trainer.global_step}.ckpt")
+        path, kept = "runs/classic-synthetic/1/checkpoints/last.ckpt", f"{trainer.global_step}.ckpt"
+        if os.path.exists(path) and not os.path.exists(kept):
+            shutil.copy(path, kept)
 
 
 @pytest.mark.parametrize("recipe", ["article", "modern"])

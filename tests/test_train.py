@@ -287,25 +287,6 @@ def test_lightnings_own_options_work_beside_ours(synthetic_options, tmp_path):
     assert (tmp_path / "logs" / "lightning_logs" / "version_0" / "metrics.csv").exists()
 
 
-def test_two_processes_share_the_images_and_one_folder(synthetic_options, tmp_path):
-    process = run_train(
-        *synthetic_options[1:],
-        "--trainer.accelerator=cpu",
-        "--trainer.devices=2",
-        "--trainer.strategy=ddp",
-        "--epochs=1",
-        "--data.batch_size=20",
-        cwd=tmp_path,
-        env={"OMP_NUM_THREADS": "1"},
-    )
-    run = tmp_path / "runs" / "classic-synthetic" / "1"
-    assert [p.name for p in run.parent.iterdir()] == ["1"]
-    assert len(metrics(run)) == 1
-    # 200 images, two processes, 20 a batch.
-    assert metrics(run)[0]["step"] == "5"
-    assert process.stdout.count("run folder") == 1
-
-
 def test_print_config_can_be_given_back(synthetic_options, tmp_path):
     printed = run_train(*synthetic_options, "--variant=wide", "--print_config", cwd=tmp_path).stdout
     assert "variant: wide" in printed

@@ -1,0 +1,188 @@
+"""Several processes: each image once, the same updates, one run folder, one line."""
+
+import csv
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+import yaml
+
+from minivgg_pl.batches import BatchSampler, EpochShuffler, batch_sizes
+from minivgg_pl.dataset import ImageDataset
+from minivgg_pl.errors import InputError
+from tests.conftest import TRAIN, run_train
+
+TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+def images(number):
+    return ImageDataset(torch.zeros(number, 1, 1, 3, dtype=torch.uint8), torch.zeros(number, dtype=torch.int64))
+
+
+def epochs(number, batch_size, num_devices, epoch=0):
+    """Return each device's batches of an epoch, as lists of indices."""
+    samplers = [EpochShuffler(images(number), 5, batch_size, num_devices, rank) for rank in range(num_devices)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    return [[batch.tolist() for batch in sampler] for sampler in samplers]
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 3])
+@pytest.mark.parametrize(("number", "batch_size"), [(200, 48), (199, 48), (97, 48), (101, 20), (145, 24), (48, 48)])
+def test_an_epoch_shows_every_image_once_in_as_many_batches_on_every_device(number, batch_size, num_devices):
+    devices = epochs(number, batch_size, num_devices)
+    assert sorted(itertools.chain(*itertools.chain(*devices))) == list(range(number))
+    assert len({len(batches) for batches in devices}) == 1
+    for shares in zip(*devices, strict=True):
+        sizes = [len(share) for share in shares]
+        assert min(sizes) >= 2
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_devices_agree_on_an_order_that_changes_with_the_epoch():
+    first, second = epochs(200, 48, 2), epochs(200, 48, 2, epoch=1)
+    assert first != second
+    # Together the devices make the batches that one alone makes.
+    (alone,) = epochs(200, 48, 1)
+    assert [sorted(sum(shares, [])) for shares in zip(*first, strict=True)] == [sorted(batch) for batch in alone]
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 3, 7])
+@pytest.mark.parametrize("number", [10_000, 257, 64, 65, 7])
+def test_an_evaluation_counts_every_image_once_in_as_many_batches_on_every_device(number, num_devices):
+    devices = [list(BatchSampler(images(number), 64, num_devices, rank)) for rank in range(num_devices)]
+    assert torch.cat([torch.cat(batches) for batches in devices]).sort().values.tolist() == list(range(number))
+    assert len({len(batches) for batches in devices}) == 1
+
+
+def test_a_rest_too_small_joins_the_batch_before_it():
+    assert batch_sizes(129, 64, least=2) == [64, 65]
+    assert batch_sizes(130, 64, least=2) == [64, 64, 2]
+    assert batch_sizes(3, 64, least=2) == [3]
+    with pytest.raises(InputError, match="3 images leave a device with too few: 4 are needed"):
+        batch_sizes(3, 64, least=4)
+
+
+COUNTER = """
+import json, os
+import torch
+from lightning.pytorch import Callback
+
+class Count(Callback):
+    def __init__(self):
+        self.seen = {"train": [], "val": [], "test": []}
+
+    def see(self, stage, epoch, batch):
+        self.seen[stage] += [[epoch, hash_] for hash_ in (batch[0].double().sum(dim=(1, 2, 3)) * 255).round().tolist()]
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.see("train", trainer.current_epoch, batch)
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.see("val", trainer.current_epoch, batch)
+
+    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.see("test", 0, batch)
+
+    def on_test_end(self, trainer, module):
+        with open(f"seen-{trainer.global_rank}.json", "w") as file:
+            json.dump(self.seen, file)
+"""
+
+
+@pytest.mark.parametrize(("num_devices", "size"), [(2, 200), (3, 250)])
+def test_processes_share_the_images_one_folder_and_one_line(num_devices, size, tmp_path):
+    (tmp_path / "counter.py").write_text(textwrap.dedent(COUNTER))
+    process = run_train(
+        *TWO,
+        f"--trainer.devices={num_devices}",
+        "--data.dataset=synthetic",
+        f"--data.root={tmp_path}",
+        f"--data.synthetic_size={size}",
+        "--epochs=2",
+        "--data.batch_size=48",
+        "--data.split_batches=true",
+        "--trainer.callbacks=counter.Count",
+        cwd=tmp_path,
+        env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+    )
+    seen = [yaml.safe_load((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(num_devices)]
+    images = {stage: sorted(tuple(pair) for one in seen for pair in one[stage]) for stage in ("train", "val", "test")}
+    # Which image it was is told by the sum of its bytes.
+    assert len(images["train"]) == 2 * size
+    assert len(images["val"]) == 2 * size // 5
+    assert len(images["test"]) == size // 5
+    first, second = ([image for epoch, image in images["train"] if epoch == number] for number in (0, 1))
+    assert first == second
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    assert [p.name for p in run.parent.iterdir()] == ["1"]
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == [str(-(-size // 48)), str(2 * -(-size // 48))]
+    assert process.stdout.count("run folder") == process.stdout.count("epoch 2/2") == 1
+    assert f"{num_devices} devices: 48 images a batch" in process.stderr + process.stdout
+    summary = yaml.safe_load((run / "summary.json").read_text())
+    assert (summary["train_images"], summary["test_images"]) == (size, size // 5)
+    assert (summary["num_devices"], summary["global_batch_size"]) == (num_devices, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([*TWO, "--data.batch_size=3", "--data.split_batches=true"], "split over 2 devices leaves one a single image"),
+        ([*TWO, "--trainer.sync_batchnorm=true"], "--trainer.sync_batchnorm true: torch has it on GPUs alone"),
+    ],
+)
+def test_what_devices_cannot_do_is_one_line_before_any_process_starts(options, message, synthetic_options, tmp_path):
+    process = run_train(*synthetic_options[1:], *options, cwd=tmp_path, check=False)
+    assert process.returncode == 2
+    assert process.stderr.count("\n") == 1
+    assert message in process.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_all_processes_in_one_line(number, code, synthetic_options, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *synthetic_options[1:], *TWO, "--epochs=500"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # What a shell starts in the background ignores SIGINT, and so do its children: not what a terminal does.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
+    )
+    try:
+        while not process.stdout.readline().startswith("epoch 1/"):
+            assert process.poll() is None
+        process.send_signal(number)
+        start = time.monotonic()
+        _, error = process.communicate(timeout=60)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+    assert process.returncode == code
+    assert time.monotonic() - start < 45
+    assert error.count("error: ") == 1
+    assert "To go on: --resume runs/classic-synthetic/1" in error
+    assert "Traceback" not in error
+
+
+def test_every_process_draws_its_own_dropout_again_after_a_resume(synthetic_options, tmp_path):
+    options = [*synthetic_options[1:], *TWO, "--data.batch_size=32"]
+    env = {"OMP_NUM_THREADS": "1"}
+    run_train(*options, "--epochs=2", "--trainer.default_root_dir=whole", cwd=tmp_path, env=env)
+    run_train(*options, "--epochs=1", cwd=tmp_path, env=env)
+    run_train("--resume=runs/classic-synthetic/1", "--epochs=2", cwd=tmp_path, env=env)
+    weights = [
+        torch.load(tmp_path / root / "classic-synthetic/1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for root in ("whole", "runs")
+    ]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
