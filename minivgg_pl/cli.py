@@ -26,6 +26,7 @@ from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.precision import choose_precision
 from minivgg_pl.recipe import dotted_options, recipe_of
 from minivgg_pl.resume import ResumePoint
+from minivgg_pl.termination import TerminateTogether
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -187,7 +188,7 @@ class MiniVGGCLI(LightningCLI):
         return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
 
     def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
-        chosen: list[Callback] = [saving.RandomState()]
+        chosen: list[Callback] = [saving.RandomState(), TerminateTogether()]
         if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:

@@ -101,7 +101,8 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
 
 def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
     """Say once, not once a process, what ended all of them; return the exit code."""
-    return fail(message, code) if cli.trainer.is_global_zero else code
+    # The first process gives it: Lightning would kill that one if it saw another fail.
+    return fail(message, code) if cli.trainer.is_global_zero else 0
 
 
 def _last_checkpoint(recorder: callbacks.RunRecorder) -> Path | None:

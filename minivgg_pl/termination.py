@@ -1,0 +1,58 @@
+"""SIGTERM for runs of several processes."""
+
+import signal
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+# On a GPU, asking the other processes waits for it: ask only this often (batches).
+ASK_INTERVAL = 50
+
+
+class TerminateTogether(Callback):
+    """Ends all processes of a run at the same batch once one of them is sent SIGTERM.
+
+    Lightning 2.6 answers the signal with a broadcast inside its handler (`_SignalConnector._sigterm_notifier_fn`). A
+    process that waits for another in a collective does not get to its own handler, and both wait for ever. Where there
+    is one process alone, Lightning's way stays.
+    """
+
+    def __init__(self) -> None:
+        self._received = False
+
+    def _listen(self, trainer: Trainer) -> None:
+        if trainer.world_size > 1:
+            # Lightning puts back what was there before when it is done.
+            signal.signal(signal.SIGTERM, self._notice)
+
+    def _notice(self, number: int, frame: Any) -> None:
+        self._received = True
+
+    def _agree(self, trainer: Trainer, batch_idx: int) -> None:
+        device = trainer.strategy.root_device
+        if trainer.world_size == 1 or (device.type != "cpu" and batch_idx % ASK_INTERVAL):
+            return
+        received = torch.tensor(float(self._received), device=device)
+        if trainer.strategy.reduce(received, reduce_op="max"):
+            raise SIGTERMException
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._agree(trainer, batch_idx)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._agree(trainer, batch_idx)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._agree(trainer, batch_idx)
