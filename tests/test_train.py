@@ -202,7 +202,10 @@ def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finis
     assert json.loads((run / "summary.json").read_text())["epochs"] == 5
 
 
-def test_ctrl_c_ends_with_the_way_to_go_on(synthetic_options, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_with_the_way_to_go_on(number, code, word, synthetic_options, tmp_path):
     process = subprocess.Popen(
         [sys.executable, TRAIN, *synthetic_options, "--epochs=500"],
         cwd=tmp_path,
@@ -215,12 +218,12 @@ def test_ctrl_c_ends_with_the_way_to_go_on(synthetic_options, tmp_path):
     try:
         while not process.stdout.readline().startswith("epoch 2/"):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, error = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert error.splitlines()[-1] == "error: interrupted. To go on: --resume runs/classic-synthetic/1"
+    assert process.returncode == code
+    assert error.splitlines()[-1] == f"error: {word}. To go on: --resume runs/classic-synthetic/1"
     assert "Traceback" not in error
 
 
