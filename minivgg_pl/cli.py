@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -33,6 +34,10 @@ TRAINER_DEFAULTS = {
     # The first epoch's validation comes soon enough.
     "num_sanity_val_steps": 0,
 }
+
+
+# What cuBLAS reads when it starts, and the value that makes it deterministic.
+CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 class OneLineParser(LightningArgumentParser):
@@ -123,6 +128,9 @@ class MiniVGGCLI(LightningCLI):
         checks.check_schedule(config)
         checks.check_optimizer(config)
         checks.check_gpus(config.trainer.accelerator, config.trainer.devices)
+        if config.trainer.deterministic:
+            # Before choose_precision starts CUDA.
+            os.environ.setdefault(CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE)
         if config.native_bf16 and config.trainer.precision is None:
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"
@@ -142,6 +150,7 @@ class MiniVGGCLI(LightningCLI):
         # What Lightning says of the devices it found stands in summary.json; here it would stand above an error.
         logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         level = logger.level
+        workspace = os.environ.get(CUBLAS_WORKSPACE)
         logger.setLevel(logging.WARNING)
         try:
             trainer = super().instantiate_trainer(enable_progress_bar=_shows_bar(self.config), **kwargs)
@@ -149,6 +158,9 @@ class MiniVGGCLI(LightningCLI):
             raise InputError(f"--trainer: {error}") from error
         finally:
             logger.setLevel(level)
+        if workspace:
+            # The Trainer overwrites what the user had set.
+            os.environ[CUBLAS_WORKSPACE] = workspace
         # Before a run folder is made. A resumed run has weights.
         self.model.has_initial_weights = self.resume is not None
         self.model.load_initial_weights()
