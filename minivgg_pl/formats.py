@@ -74,7 +74,8 @@ def onnx_bytes(trained: TrainedNetwork) -> bytes:
 def _program(net: nn.Module, trained: TrainedNetwork) -> torch.export.ExportedProgram:
     # Two images: with one, the batch size would become part of the program.
     sample = torch.zeros(2, *trained.net.image_shape)
-    return torch.export.export(net, (sample,), dynamic_shapes={"images": {0: torch.export.Dim("N")}})
+    # strict=False is the default from torch 2.7 on; before, its tracer stops at `get_submodule`.
+    return torch.export.export(net, (sample,), dynamic_shapes={"images": {0: torch.export.Dim("N")}}, strict=False)
 
 
 @torch.inference_mode()
