@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -36,6 +37,10 @@ TRAINER_DEFAULTS = {
     # The first epoch's validation comes soon enough.
     "num_sanity_val_steps": 0,
 }
+
+
+# What cuBLAS reads when it starts, and the value that makes it deterministic.
+CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 class OneLineParser(LightningArgumentParser):
@@ -132,6 +137,9 @@ class MiniVGGCLI(LightningCLI):
         checks.check_schedule(config)
         checks.check_optimizer(config)
         checks.check_gpus(config.trainer.accelerator, config.trainer.devices)
+        if config.trainer.deterministic:
+            # Before choose_precision starts CUDA.
+            os.environ.setdefault(CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE)
         if config.native_bf16 and config.trainer.precision is None:
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"
@@ -151,6 +159,7 @@ class MiniVGGCLI(LightningCLI):
         # What Lightning says of the devices it found stands in summary.json; here it would stand above an error.
         logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         level = logger.level
+        workspace = os.environ.get(CUBLAS_WORKSPACE)
         logger.setLevel(logging.WARNING)
         try:
             options = {"enable_progress_bar": _shows_bar(self.config), "plugins": self._plugins()}
@@ -160,6 +169,9 @@ class MiniVGGCLI(LightningCLI):
         finally:
             logger.setLevel(level)
         checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule)
+        if workspace:
+            # The Trainer overwrites what the user had set.
+            os.environ[CUBLAS_WORKSPACE] = workspace
         # Before a run folder is made. A resumed run has weights.
         self.model.has_initial_weights = self.resume is not None and self.resume.checkpoint is not None
         self.model.load_initial_weights()

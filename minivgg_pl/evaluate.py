@@ -166,7 +166,7 @@ def _probabilities(trained: "TrainedNetwork", images: "ImageDataset", mirror: bo
 
 
 def _description(trained: "TrainedNetwork", data: "ImageDataModule") -> dict[str, Any]:
-    from minivgg_pl.summary import package_versions
+    from minivgg_pl.environment import package_versions
 
     return {
         "weights": trained.source,

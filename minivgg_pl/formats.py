@@ -55,14 +55,20 @@ def onnx_bytes(trained: TrainedNetwork) -> bytes:
     # The exporter reports on its progress, and torch deprecates what the exporter itself calls.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
-        exported = torch.onnx.export(
-            _program(net, trained),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits", "probabilities"],
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            exported = torch.onnx.export(
+                _program(net, trained),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits", "probabilities"],
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            # torch 2.6 beside onnxscript 0.6 and newer: it cannot translate batch norm.
+            raise InputError(
+                f"torch {torch.__version__} and this onnxscript write no ONNX: install newer ones"
+            ) from error
     model = exported.model_proto
     onnx.helper.set_model_props(model, {"class_names": json.dumps(trained.class_names)})
     content = model.SerializeToString()
@@ -74,7 +80,8 @@ def onnx_bytes(trained: TrainedNetwork) -> bytes:
 def _program(net: nn.Module, trained: TrainedNetwork) -> torch.export.ExportedProgram:
     # Two images: with one, the batch size would become part of the program.
     sample = torch.zeros(2, *trained.net.image_shape)
-    return torch.export.export(net, (sample,), dynamic_shapes={"images": {0: torch.export.Dim("N")}})
+    # strict=False is the default from torch 2.7 on; before, its tracer stops at `get_submodule`.
+    return torch.export.export(net, (sample,), dynamic_shapes={"images": {0: torch.export.Dim("N")}}, strict=False)
 
 
 @torch.inference_mode()

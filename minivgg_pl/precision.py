@@ -2,14 +2,16 @@
 
 import torch
 
+from minivgg_pl.environment import cpu_flags
+
 
 def computes_bf16(device_type: str) -> bool:
     """Tell whether this machine's `cuda` device or its CPU multiplies bfloat16 matrices natively."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # AVX-512 BF16 or AMX: oneDNN falls back to converting each value on everything less.
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    # AVX-512 BF16, AMX, or Arm's: oneDNN falls back to converting each value on everything less. The processor's own
+    # flags, since torch 2.6 does not tell.
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
 
 
 def choose_precision(accelerator: str) -> str:

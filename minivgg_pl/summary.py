@@ -1,16 +1,13 @@
 """What a finished run comes to: summary.json and the table on the screen."""
 
 import math
-import platform
 import statistics
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 
 from minivgg_pl.callbacks import RunRecorder
+from minivgg_pl.environment import device_name, package_versions, weights_sha256
 from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.runs import LEARNING_COLUMNS
 
@@ -26,6 +23,8 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
     """
     rows, data = recorder.rows, trainer.datamodule
     last = rows[-1] if rows else {}
+    # A run that was killed between its last epoch and its test, and resumed, trains no batch.
+    in_batches = trainer.num_training_batches * data.batch_size * trainer.world_size
     moving = sum(buffer.numel() for name, buffer in module.net.named_buffers() if "running" in name)
     trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
     return {
@@ -33,7 +32,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "init_from": module.hparams.init_from,
         "dataset": data.dataset,
         "dataset_md5": data.integrity,
-        "train_images": recorder.num_train_images,
+        "train_images": recorder.num_train_images or min(in_batches, len(data.train_set)),
         "test_images": int(module.class_report["confusion_matrix"].sum()) if module.class_report else 0,
         "validation": data.validation,
         "tested_on": data.tested_on,
@@ -49,6 +48,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "device": device_name(trainer.strategy.root_device),
         "num_devices": trainer.world_size,
         "global_batch_size": data.global_batch_size(trainer.world_size),
+        "weights_sha256": weights_sha256(module.net),
         "versions": package_versions(),
         "run_folder": str(recorder.folder),
     }
@@ -82,25 +82,3 @@ def summary_table(summary: dict[str, Any]) -> str:
         f"run folder   {summary['run_folder']}",
     ]
     return "\n".join(lines)
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    names = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "jsonargparse")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the processor's with the number of threads that torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{_processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from minivgg_pl import callbacks, runs
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, fail
+from minivgg_pl.environment import describe_environment
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import NonFiniteLossError
 from minivgg_pl.resume import ResumePoint, find_resume_point
@@ -69,6 +70,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     start = time.perf_counter()
+    # Now: the files of this code may have changed when the run ends.
+    environment = describe_environment(cli.trainer.strategy.root_device)
     if cli.lacks_bf16:
         rank_zero_info("Training in float32: this device does not compute bfloat16 natively.")
     if cli.config.compile:
@@ -92,6 +95,7 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         summary |= {
             "recipe": cli.recipe(),
             "seed": cli.config.seed_everything,
+            "environment": environment,
             "wall_seconds_of_this_start": time.perf_counter() - start,
         }
         runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)

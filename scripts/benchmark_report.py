@@ -43,7 +43,7 @@ def print_table(args: argparse.Namespace, races: dict[str, list[Race]], rates: l
     """Print medians by contender, their ratios to the first contender within a round, and the ceiling."""
     import torch
 
-    from minivgg_pl.summary import device_name
+    from minivgg_pl.environment import device_name
 
     flops = flops_per_image(args.variant)
     ceiling = {name: statistics.median(rate[name] for rate in rates) for name in rates[0]}

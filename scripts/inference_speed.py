@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from minivgg_pl.command import OneLineArgumentParser, guarded
+from minivgg_pl.environment import device_name
 from minivgg_pl.formats import onnx_bytes
-from minivgg_pl.summary import device_name
 from minivgg_pl.weights import TrainedNetwork, load_trained
 
 # Calls a round for each batch size, so that a round takes both sides some tenths of a second.

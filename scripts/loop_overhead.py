@@ -31,8 +31,8 @@ from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import OneLineArgumentParser
 from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.dataset import ImageDataset
+from minivgg_pl.environment import device_name
 from minivgg_pl.module import LitMiniVGG
-from minivgg_pl.summary import device_name
 
 WARM_UP_IMAGES = 5 * 64
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN = REPOSITORY / "scripts" / "train.py"
 SYNTHETIC_SIZE = 200
+needs_onnx_export = pytest.mark.skipif(
+    version("torch").startswith("2.6."), reason="torch 2.6 cannot translate batch norm with onnxscript 0.6 and newer"
+)
 
 
 @pytest.fixture(scope="session")

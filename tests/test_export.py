@@ -15,7 +15,7 @@ from minivgg_pl.export import main
 from minivgg_pl.formats import model_card
 from minivgg_pl.keras_weights import read_keras_weights
 from minivgg_pl.weights import TrainedNetwork, load_trained, weights_bytes
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, needs_onnx_export
 
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
@@ -47,6 +47,7 @@ def export(source, tmp_path, monkeypatch):
     return lambda *options: main([str(source), *options])
 
 
+@needs_onnx_export
 def test_onnx_agrees_with_torch_at_any_batch_size(export, source, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     assert export("--to=onnx") == 0
@@ -60,6 +61,7 @@ def test_onnx_agrees_with_torch_at_any_batch_size(export, source, tmp_path):
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == ["ant", "bee", "cow", "dog"]
 
 
+@needs_onnx_export
 def test_an_onnx_model_that_disagrees_is_not_written(export, tmp_path, monkeypatch, capfd):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("minivgg_pl.formats.MAX_DIFFERENCE", -1.0)

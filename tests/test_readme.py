@@ -11,7 +11,7 @@ from minivgg_pl import evaluate, export, predict
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import expand_short_names
 from minivgg_pl.runs import METRIC_COLUMNS
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, needs_onnx_export
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
@@ -70,6 +70,7 @@ def workplace(finished_run, tmp_path, monkeypatch):
     shutil.copytree(finished_run[0], "runs/classic/1")
 
 
+@needs_onnx_export
 def test_the_python_examples_run(workplace, capsys):
     assert export.main(["wide", "--to=onnx"]) == 0
     assert len(PYTHON) == 5

@@ -1,0 +1,247 @@
+"""Repeat a result of the README and judge it, or judge finished runs.
+
+    python scripts/reproduce.py --list                                          # the names, and what is claimed
+    python scripts/reproduce.py classic-article --data.root data --gpus 0       # the claimed seeds
+    python scripts/reproduce.py classic-modern --seeds 7 8 9 --output mine.csv
+    python scripts/reproduce.py --runs runs/classic/1 runs/classic/2            # trains nothing
+    python scripts/reproduce.py --runs RUN --output minivgg_pl/results.csv      # adds a row to the claims
+    python scripts/reproduce.py --table                                         # the README's tables
+    python scripts/reproduce.py --significance                                  # how many seeds a difference needs
+
+Options of the data and the trainer (--data.*, --trainer.*, --gpus) go on to scripts/train.py. Repeated after an
+interruption, the same command goes on. The exit code is 0 for pass and 1 for fail. A result passes unless its mean test
+accuracy lies below the claimed mean by more than chance explains: t s sqrt(1/n + 1/m), a one-sided 95 % prediction
+interval for n new seeds from m claimed ones, s the claim's sample standard deviation, and for a claim of one seed that
+of the others.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+# Works from a clone, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from minivgg_pl import runs
+from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, OneLineArgumentParser, fail, guarded
+from minivgg_pl.errors import InputError
+from minivgg_pl.outputs import check_output
+from minivgg_pl.results import (
+    CLAIMS,
+    COMPARED,
+    Result,
+    add_result,
+    claims_by_name,
+    mean_and_spread,
+    name_of,
+    read_results,
+    result_of_run,
+    result_tables,
+)
+from minivgg_pl.spread import pooled_deviation, seeds_to_separate, tolerance
+
+TRAIN = Path(__file__).with_name("train.py")
+FORWARDED = ("--data", "--gpus", "--data.*", "--trainer.*")
+OURS = ("--trainer.default_root_dir", "--trainer.max_epochs", "--trainer.fast_dev_run")
+# In points of accuracy.
+DIFFERENCES = (0.3, 0.5, 1.0)
+
+Claims = dict[str, list[Result]]
+
+
+class TrainingFailed(Exception):
+    """A training ended with another exit code than 0, its argument; it has said why."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for, and return the exit code."""
+    args, options = parse_arguments(argv)
+    return guarded(lambda: run(args, options))
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Return this command's own options, and those for train.py as they were typed."""
+    parser = OneLineArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the result to repeat: see --list")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: those of the claim")
+    parser.add_argument("--root-dir", type=Path, metavar="DIR", default=Path("runs/reproduce"), help="for run folders")
+    parser.add_argument("--runs", nargs="+", type=Path, metavar="RUN", help="judge these finished runs, train nothing")
+    parser.add_argument("--output", type=Path, metavar="FILE.csv", help="results file to add each run's row to")
+    parser.add_argument("--claims", type=Path, metavar="FILE.csv", default=CLAIMS, help="default: the README's")
+    for name, text in (
+        ("list", "print the names with their claims"),
+        ("table", "print the README's tables"),
+        ("significance", "print how many seeds separate two recipes"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    args, options = parser.parse_known_args(argv)
+    asked = [bool(args.name), bool(args.runs), args.list, args.table, args.significance]
+    if sum(asked) != 1:
+        parser.error("give one of NAME, --runs, --list, --table and --significance")
+    names = [word.partition("=")[0] for word in options if word.startswith("--")]
+    wrong = [name for name in names if name in OURS or not any(fnmatchcase(name, known) for known in FORWARDED)]
+    if not args.name:
+        wrong = options
+    if wrong:
+        parser.error(f"{wrong[0]}: not an option here, since NAME decides how to train; give {', '.join(FORWARDED)}")
+    return args, options
+
+
+def run(args: argparse.Namespace, options: list[str]) -> int:
+    """Do what `args` ask for, and return the exit code."""
+    claims = claims_by_name(read_results(args.claims))
+    # Before hours of training.
+    check_output("--output", args.output, [".csv"], overwrite=True)
+    if args.output and args.output.exists():
+        read_results(args.output)
+    if args.list:
+        return print_claims(claims)
+    if args.table:
+        print("\n\n".join(result_tables([row for rows in claims.values() for row in rows])))
+        return 0
+    if args.significance:
+        return print_significance(claims)
+    if args.runs:
+        return judge_runs(args, claims)
+    if args.name not in claims:
+        raise InputError(f"{args.name}: no result of that name; choose one of {', '.join(claims)}")
+    claimed = claims[args.name]
+    seeds = list(dict.fromkeys(args.seeds or [row["seed"] for row in claimed]))
+    measured = []
+    try:
+        for seed in seeds:
+            folder = args.root_dir / args.name / str(seed)
+            measured.append(result_of_run(finished_run(claimed[0], seed, folder, options)))
+            check_comparable(measured[-1], claimed)
+            keep(args, measured[-1])
+    except TrainingFailed as failure:
+        return failure.args[0]
+    return judge(measured, claimed, claims)
+
+
+def finished_run(claim: Result, seed: int, folder: Path, options: list[str]) -> Path:
+    """Return the run of that seed in `folder`: the one that is there, resumed if need be, or a new one.
+
+    Raises:
+        TrainingFailed: If the training ended with another exit code than 0.
+    """
+    there = sorted((path.parent for path in folder.glob("*/*/config.yaml")), key=lambda path: path.stat().st_mtime)
+    for run_folder in there:
+        if runs.tested_epochs(run_folder) == claim["epochs"]:
+            return run_folder
+    started = [path for path in there if (path / runs.LAST_CHECKPOINT).exists()]
+    if started:
+        words = ["--resume", started[-1]]
+    else:
+        words = ["--variant", claim["variant"], "--recipe", claim["recipe"], "--epochs", claim["epochs"]]
+        words += ["--seed_everything", seed]
+    command = [sys.executable, TRAIN, *words, "--trainer.default_root_dir", folder, *options]
+    print(f"seed {seed}: {' '.join(map(str, command[1:]))}", flush=True)
+    train([str(word) for word in command])
+    finished = [path.parent for path in folder.glob(f"*/*/{runs.SUMMARY}")]
+    if not finished:
+        raise InputError(f"{folder}: the training left no {runs.SUMMARY} of a test; leave options that prevent it out")
+    return max(finished, key=lambda path: (path / runs.SUMMARY).stat().st_mtime)
+
+
+def train(command: list[str]) -> None:
+    """Run one training as a process of its own; Ctrl-C reaches it as well, and it says how to go on."""
+    with subprocess.Popen(command) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise TrainingFailed(EXIT_INTERRUPTED) from None
+    if code < 0:
+        raise TrainingFailed(fail(f"the training got signal {-code}: repeat the command to go on", EXIT_FAILED))
+    if code:
+        raise TrainingFailed(code if code in (EXIT_BAD_INPUT, EXIT_INTERRUPTED) else EXIT_FAILED)
+
+
+def judge_runs(args: argparse.Namespace, claims: Claims) -> int:
+    """Judge the finished runs of `--runs`, each name's against its claim."""
+    measured = claims_by_name([result_of_run(folder) for folder in args.runs])
+    for name, results in measured.items():
+        for result in results:
+            check_comparable(result, claims.get(name, [result]))
+            keep(args, result)
+    codes = [judge(results, claims.get(name, []), claims) for name, results in measured.items()]
+    return max(codes)
+
+
+def check_comparable(result: Result, claimed: Sequence[Result]) -> None:
+    """Refuse a run on other data, or of another length, than the claim's."""
+    for column in COMPARED:
+        if result[column] != claimed[0][column]:
+            raise InputError(
+                f"{name_of(result)}, seed {result['seed']}: its {column} is {result[column] or 'unknown'}, the claim's "
+                f"{claimed[0][column]}; give a run of the same"
+            )
+
+
+def keep(args: argparse.Namespace, result: Result) -> None:
+    """Add the row to `--output`."""
+    if args.output and add_result(args.output, result):
+        print(f"{name_of(result)}, seed {result['seed']}: added to {args.output}", flush=True)
+
+
+def judge(measured: Sequence[Result], claimed: Sequence[Result], claims: Claims) -> int:
+    """Print measured beside claimed and the verdict; return 0 for pass, or where nothing is claimed, and 1 for fail."""
+    print(f"\n{name_of(measured[0])}, {measured[0]['epochs']} epochs")
+    hashes = {row["seed"]: row["weights_sha256"] for row in claimed}
+    for row in measured:
+        same = row["weights_sha256"] and row["weights_sha256"] == hashes.get(row["seed"])
+        note = "  the claim's weights, bit for bit" if same else ""
+        print(f"seed {row['seed']:<8} train {row['train_acc']:.2%}  test {row['test_acc']:.2%}{note}")
+    for label, rows in (("measured", measured), ("claimed", claimed)):
+        if rows:
+            train, test = (mean_and_spread([row[column] for row in rows]) for column in ("train_acc", "test_acc"))
+            print(f"{label:<13} train {train}, test {test}, {len(rows)} seed{'s' if len(rows) > 1 else ''}")
+    if not claimed:
+        print("verdict       none: nothing of that name is claimed")
+        return 0
+    own, theirs = ([row["test_acc"] for row in rows] for rows in (measured, claimed))
+    allowed = tolerance(len(own), theirs, [[row["test_acc"] for row in rows] for rows in claims.values()])
+    difference = statistics.mean(own) - statistics.mean(theirs)
+    passed = difference >= -allowed
+    print(
+        f"verdict       {'pass' if passed else 'FAIL'}: test accuracy {difference * 100:+.2f} points from the claim, "
+        f"lowest allowed {-allowed * 100:.2f}"
+    )
+    return 0 if passed else EXIT_FAILED
+
+
+def print_claims(claims: Claims) -> int:
+    """Print a line for each claim."""
+    for name, rows in claims.items():
+        seeds = " ".join(str(row["seed"]) for row in rows)
+        accuracy = mean_and_spread([row["test_acc"] for row in rows])
+        print(f"{name:<16} {rows[0]['epochs']:>3} epochs  test accuracy {accuracy:<16} seeds {seeds}")
+    return 0
+
+
+def print_significance(claims: Claims) -> int:
+    """Print how many seeds each of two recipes needs for a difference to be found.
+
+    Raises:
+        InputError: If no claim has two seeds.
+    """
+    deviation, freedom = pooled_deviation([[row["test_acc"] for row in rows] for rows in claims.values()])
+    if not freedom:
+        raise InputError("--significance: no claim has two seeds, so nothing is known of the spread; add runs first")
+    print(f"pooled sample standard deviation {deviation * 100:.2f} points, {freedom} degrees of freedom")
+    for points in DIFFERENCES:
+        print(
+            f"{points} points: {seeds_to_separate(points / 100, deviation)} seeds of each (two-sided 5 %, power 80 %)"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
