@@ -74,11 +74,21 @@ def guarded(command: Callable[[], int]) -> int:
         # The reader, `head` for instance, has what it wanted.
         _drop_output()
         return EXIT_FAILED
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return fail("there is not enough memory for that: give a smaller batch, network or picture", EXIT_BAD_INPUT)
     except OSError as error:
         # What the system refuses: a path too long or closed to this user, a full disk behind stdout.
         if not error.filename:
             _drop_output()
         return fail(f"{error.filename or 'the output'}: {error.strerror or error}", EXIT_BAD_INPUT)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # By its words: torch, which would be slow to import here, has an exception for a GPU's memory alone.
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _drop_output() -> None:

@@ -57,8 +57,8 @@ class ImageDataModule(LightningDataModule):
         shift: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: give at least 2")
+        if not 1 <= batch_size <= 2**16:
+            raise InputError(f"batch_size is {batch_size}: give at least 2, and at most {2**16:,}")
         if train_size is not None:
             _check_val_size(train_size, len(class_names), val_size)
         if not 0 <= split_seed < 2**63:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from minivgg_pl import runs
 from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint, run_folder_of
+from minivgg_pl.config_files import read_config
 from minivgg_pl.data_options import import_data_class
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import class_path_of
@@ -149,7 +148,9 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
         loop = content["loops"]["fit_loop"]
         is_epoch_end = loop["epoch_loop.batch_progress"]["is_last_batch"]
         epochs = loop["epoch_progress"]["current"]["processed"]
-    except (KeyError, TypeError) as error:
+        if type(epochs) is not int or not 0 <= epochs < 2**31 or type(is_epoch_end) is not bool:
+            raise TypeError(epochs)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"--resume {path}: a checkpoint without the state of the training loop") from error
     if not is_epoch_end:
         raise InputError(f"--resume {path}: it was saved inside epoch {epochs + 1}; give one of an epoch's end")
@@ -158,9 +159,9 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
 
 def _read_options(config: Path) -> dict[str, Any]:
     try:
-        options = yaml.safe_load(config.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"--resume: {config} cannot be read: repair it, or resume from the .ckpt elsewhere") from error
+        options = read_config(config)
+    except InputError as error:
+        raise InputError(f"--resume: {error}: repair it, or resume from the .ckpt elsewhere") from error
     if not isinstance(options, dict):
         raise InputError(f"--resume: {config} holds no options: repair it, or resume from the .ckpt elsewhere")
     return options
@@ -176,4 +177,4 @@ def _options_of(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_typed(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
