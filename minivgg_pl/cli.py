@@ -29,9 +29,6 @@ from minivgg_pl.resume import ResumePoint
 
 install()
 
-# jsonargparse quotes what it refuses, however long.
-MAX_MESSAGE = 2000
-
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
     "devices": 1,
@@ -50,7 +47,7 @@ class OneLineParser(LightningArgumentParser):
         if not self.exit_on_error:
             # A parser of one class's options, whose message the parser around it takes up.
             super().error(message, ex)
-        sys.exit(fail(f"{_shortened(message)[:MAX_MESSAGE]} (see --help)", EXIT_BAD_INPUT))
+        sys.exit(fail(f"{_shortened(message)} (see --help)", EXIT_BAD_INPUT))
 
 
 def _shortened(message: str) -> str:

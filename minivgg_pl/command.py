@@ -15,6 +15,8 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 MAX_DIGITS = 9
+# Libraries quote what they refuse, however long.
+MAX_MESSAGE = 2000
 
 HELP = """\
 usage: train.py [--variant {classic,wide}] [--recipe NAME] [--gpus N] [--epochs N] [--resume RUN] [--compile]
@@ -114,8 +116,10 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def fail(message: str, code: int) -> int:
-    """Print one line on stderr and return `code`."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line on stderr and return `code`; what a file brought into the message commands no terminal."""
+    line = " ".join(message.split())
+    shown = line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}..."
+    print("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown), file=sys.stderr)
     return code
 
 
