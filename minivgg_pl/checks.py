@@ -39,6 +39,9 @@ def check_model(model: Any) -> None:
     """Check what the parser lets through: a null where a value must be."""
     if model is None or model.variant is None:
         raise InputError(f"--model.variant null: choose one of {', '.join(ARCHITECTURES)}")
+    for name, default in HYPERPARAMETER_DEFAULTS.items():
+        if model[name] is None and default is not None:
+            raise InputError(f"--model.{name} null: give a value, or leave it out for {default}")
 
 
 def fit_model_to_data(model: Any, data: ImageDataModule) -> None:

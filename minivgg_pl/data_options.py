@@ -1,5 +1,6 @@
 """`--data MODULE`: which data module the command line means."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,7 +57,13 @@ def build_data(config: Any) -> ImageDataModule:
     """
     if config is None:
         raise InputError(f"--data null: give {DATA_MODULES}, or leave it out")
-    return import_data_class(config.class_path)(**config.init_args.as_dict())
+    data_class, options = import_data_class(config.class_path), config.init_args.as_dict()
+    is_ours = data_class.__module__.startswith("minivgg_pl.")
+    for name, parameter in inspect.signature(data_class).parameters.items():
+        # The parser lets a null through, whatever the option's type.
+        if is_ours and parameter.default is not None and options.get(name, parameter.default) is None:
+            raise InputError(f"--data.{name} null: give a value, or leave it out for {parameter.default}")
+    return data_class(**options)
 
 
 def data_of_run(folder: Path) -> dict[str, Any] | None:

@@ -69,6 +69,8 @@ CONFIGS = {
     "trainer: [1]": "no section: give trainer.OPTION",
     "curves: 5": "no section: give curves.OPTION",
     "data: 5": "data",
+    "model: {lr: null}": "--model.lr null: give a value, or leave it out for 0.01",
+    "data: {class_path: minivgg_pl.CIFAR10DataModule, init_args: {shift: null}}": "--data.shift null: give a value",
     "data: {class_path: 5}": "--data 5: no such class",
     "data: {class_path: minivgg_pl.CIFAR10DataModule, init_args: 5}": "CIFAR10DataModule",
     "- 1": "Unexpected config",
