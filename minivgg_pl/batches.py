@@ -69,7 +69,9 @@ class BatchSampler(DistributedSampler):
         Raises:
             InputError: If it stopped in the middle, and the batches are others now.
         """
-        position = state["position"]
+        position, *_ = numbers = [state.get(name) for name in ("position", "batch_size", "num_devices")]
+        if any(type(number) is not int for number in numbers) or not 0 <= position:
+            raise InputError(f"the checkpoint says nowhere where in its epoch it was saved: {state}")
         if position and (state["batch_size"], state["num_devices"]) != (self.batch_size, self.num_replicas):
             raise InputError(
                 f"the checkpoint was saved inside an epoch of batches of {state['batch_size']} on "

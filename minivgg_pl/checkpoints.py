@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from minivgg_pl import runs
 from minivgg_pl.errors import InputError
+from minivgg_pl.torch_archives import check_archive, check_extent
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -18,8 +20,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: If the file is damaged, no such checkpoint, or one of another model.
     """
     try:
+        check_archive(path)
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        check_extent(content)
     except Exception as error:  # what torch raises for a damaged file is not one type
         # Its first sentence; advice to trust the file follows.
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
@@ -30,7 +34,35 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a checkpoint that Lightning wrote for this project")
     if not {"variant", "num_classes", "lr_decay"} <= content["hyper_parameters"].keys():
         raise InputError(f"{path}: a checkpoint of another model, not of LitMiniVGG")
+    for name in _damaged_parts(content):
+        raise InputError(f"{path}: a damaged checkpoint: its {name} is not what a run writes")
     return content
+
+
+def _damaged_parts(content: dict[Any, Any]) -> Iterator[str]:
+    """Yield the names of what others rely on and is of another kind than Lightning and this project write."""
+    if not all(isinstance(key, str) for key in [*content, *content["hyper_parameters"]]):
+        yield "list of names"
+    if not _is_plain(content["hyper_parameters"]):
+        yield "hyper_parameters"
+    for name, kind in (("epoch", int), ("global_step", int), ("datamodule_hyper_parameters", dict)):
+        if not isinstance(content.get(name, kind()), kind):
+            yield name
+    state = data_state(content)
+    kinds = {"shuffle_seed": int, "class_names": list, "class_path": str, "split": dict}
+    if not _is_plain(state) or any(not isinstance(state.get(name, kind()), kind) for name, kind in kinds.items()):
+        yield "state of the data module"
+    if not -(2**63) <= state.get("shuffle_seed", 0) < 2**64:
+        yield "shuffle_seed"
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell what JSON can hold from tensors and the like."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def last_checkpoint(folder: Path, option: str = "") -> Path:

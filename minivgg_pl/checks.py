@@ -1,8 +1,10 @@
 """Checks of parsed options that neither the parser nor the classes make; each raises InputError with one line."""
 
+import os
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from minivgg_pl.architectures import ARCHITECTURES
@@ -21,14 +23,27 @@ BELONGS_TO = (
     ("lr_decay", "schedule", "decay"),
     ("warmup", "schedule", "triangular"),
 )
+# More processes than cores are of use in tests alone.
+MAX_CPU_PROCESSES = 8
 # What only LitMiniVGG's own optimizer and schedule read.
 OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "schedule", "lr_decay", "warmup")
+
+
+def check_sections(config: Any) -> None:
+    """Check that the sections of a config file hold options: the parser takes any value for a whole section."""
+    for name in ("model", "trainer", "curves"):
+        section = config[name]
+        if not isinstance(section, Namespace) and (section is not None or name != "model"):
+            raise InputError(f"{name}: {str(section)[:60]!r} is no section: give {name}.OPTION, each with its value")
 
 
 def check_model(model: Any) -> None:
     """Check what the parser lets through: a null where a value must be."""
     if model is None or model.variant is None:
         raise InputError(f"--model.variant null: choose one of {', '.join(ARCHITECTURES)}")
+    for name, default in HYPERPARAMETER_DEFAULTS.items():
+        if model[name] is None and default is not None:
+            raise InputError(f"--model.{name} null: give a value, or leave it out for {default}")
 
 
 def fit_model_to_data(model: Any, data: ImageDataModule) -> None:
@@ -61,6 +76,12 @@ def check_trainer(trainer: Any) -> None:
     """Check what Lightning would only trip over in the middle of a run."""
     if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
         raise InputError(f"--trainer.max_epochs {trainer.max_epochs}: give 1 or more (or -1 for no end)")
+    processes = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
+    if trainer.accelerator == "cpu" and processes > max(MAX_CPU_PROCESSES, os.cpu_count() or 1):
+        raise InputError(
+            f"--trainer.devices {processes}: on the CPU that many processes, and this machine has {os.cpu_count()} "
+            "cores: give fewer"
+        )
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         if trainer[name] is not None and trainer[name] < 1:
             raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")

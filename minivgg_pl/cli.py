@@ -20,14 +20,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl import callbacks, checks, runs, saving
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, fail
+from minivgg_pl.config_files import PARSER_MODE, install
 from minivgg_pl.data_options import build_data, data_of_run, import_data_class, named_data_class
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.paths import typed_path
 from minivgg_pl.precision import choose_precision
 from minivgg_pl.recipe import dotted_options, recipe_of
 from minivgg_pl.resume import ResumePoint
 from minivgg_pl.termination import TerminateTogether
+
+install()
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -87,7 +91,10 @@ class MiniVGGCLI(LightningCLI):
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_class=OneLineParser,
-            parser_kwargs={"description": "Every option of the mini VGG trainer. The short help: --help"},
+            parser_kwargs={
+                "parser_mode": PARSER_MODE,
+                "description": "Every option of the mini VGG trainer. The short help: --help",
+            },
             args=args,
             run=False,
             # Off: it would write an `_instantiator` into checkpoints, and loading them would need jsonargparse.
@@ -124,6 +131,7 @@ class MiniVGGCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
         config = self.config
+        checks.check_sections(config)
         checks.check_model(config.model)
         # One to ask what the data are; LightningCLI makes its own later.
         data = build_data(config.data)
@@ -146,7 +154,7 @@ class MiniVGGCLI(LightningCLI):
         if self.resume:
             self.resume.check_unchanged(self._dotted(config), self.default_options())
             data.check_state(self.resume.data_state)
-        base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
+        base = typed_path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"], runs.DEFAULT_OPTION)
         name = config.model.variant + data.run_suffix
         title = f"mini VGG {config.model.variant} on {data.title}"
         runs.check_base(base / name)
@@ -230,7 +238,7 @@ def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
     Raises:
         InputError: On a value out of range; what the parser refuses ends the process with its one line.
     """
-    parser = OneLineParser()
+    parser = OneLineParser(parser_mode=PARSER_MODE)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     is_named = any(word.partition("=")[0] == "--data" for word in options)
     data = data_of_run(run) if run and not is_named else None

@@ -17,6 +17,8 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 MAX_DIGITS = 9
+# Libraries quote what they refuse, however long.
+MAX_MESSAGE = 2000
 
 HELP = """\
 usage: train.py [--variant {classic,wide}] [--recipe NAME] [--gpus N] [--epochs N] [--resume RUN] [--compile]
@@ -77,11 +79,21 @@ def guarded(command: Callable[[], int]) -> int:
         # The reader, `head` for instance, has what it wanted.
         _drop_output()
         return EXIT_FAILED
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return fail("there is not enough memory for that: give a smaller batch, network or picture", EXIT_BAD_INPUT)
     except OSError as error:
         # What the system refuses: a path too long or closed to this user, a full disk behind stdout.
         if not error.filename:
             _drop_output()
         return fail(f"{error.filename or 'the output'}: {error.strerror or error}", EXIT_BAD_INPUT)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # By its words: torch, which would be slow to import here, has an exception for a GPU's memory alone.
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _drop_output() -> None:
@@ -107,8 +119,10 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def fail(message: str, code: int) -> int:
-    """Print one line on stderr and return `code`."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line on stderr and return `code`; what a file brought into the message commands no terminal."""
+    line = " ".join(message.split())
+    shown = line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}..."
+    print("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown), file=sys.stderr)
     return code
 
 

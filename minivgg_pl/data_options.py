@@ -1,5 +1,6 @@
 """`--data MODULE`: which data module the command line means."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -7,9 +8,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from minivgg_pl import runs
+from minivgg_pl.config_files import read_config, typed_config
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
 
@@ -24,6 +24,9 @@ def named_data_class(args: Sequence[str]) -> str:
 
     Looked for before parsing: set as the default only afterwards, another class would take over CIFAR10DataModule's
     default values for options that both have.
+
+    Raises:
+        InputError: If there is no such class, or a config file cannot be read.
     """
     named = DEFAULT_DATA
     for word, following in zip_longest(args, args[1:], fillvalue=""):
@@ -32,18 +35,17 @@ def named_data_class(args: Sequence[str]) -> str:
         if option == "--data" and re.fullmatch(r"[\w.]+", value) and not Path(value).exists():
             named = value if "." in value else f"minivgg_pl.{value}"
         elif option == "--config":
-            named = _data_in(Path(value)).get("class_path") or named
+            options = typed_config(value)
+            if isinstance(options, dict) and "config" in options:
+                raise InputError(f"--config {value}: it names another config: give --config once for each instead")
+            named = _data_in(options).get("class_path") or named
     import_data_class(named)
     return named
 
 
-def _data_in(config: Path) -> dict[str, Any]:
-    """Return the `data` section of a config file, empty if there is none."""
-    try:
-        data = yaml.safe_load(config.read_text())["data"]
-    except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError):
-        # Whatever is wrong with the file, the parser will say it better.
-        return {}
+def _data_in(options: Any) -> dict[str, Any]:
+    """Return the `data` section of a config's options, empty if there is none; the parser says what is wrong."""
+    data = options.get("data") if isinstance(options, dict) else None
     return data if isinstance(data, dict) else {}
 
 
@@ -55,7 +57,13 @@ def build_data(config: Any) -> ImageDataModule:
     """
     if config is None:
         raise InputError(f"--data null: give {DATA_MODULES}, or leave it out")
-    return import_data_class(config.class_path)(**config.init_args.as_dict())
+    data_class, options = import_data_class(config.class_path), config.init_args.as_dict()
+    is_ours = data_class.__module__.startswith("minivgg_pl.")
+    for name, parameter in inspect.signature(data_class).parameters.items():
+        # The parser lets a null through, whatever the option's type.
+        if is_ours and parameter.default is not None and options.get(name, parameter.default) is None:
+            raise InputError(f"--data.{name} null: give a value, or leave it out for {parameter.default}")
+    return data_class(**options)
 
 
 def data_of_run(folder: Path) -> dict[str, Any] | None:
@@ -64,7 +72,10 @@ def data_of_run(folder: Path) -> dict[str, Any] | None:
     Others are not: whoever wrote the config would choose what to import.
     """
     config = runs.newest_config(folder)
-    data = _data_in(config) if config else {}
+    try:
+        data = _data_in(read_config(config)) if config else {}
+    except InputError:
+        return None
     path = data.get("class_path")
     if not (isinstance(path, str) and path.startswith("minivgg_pl.")):
         return None
@@ -78,8 +89,8 @@ def import_data_class(path: str) -> type[ImageDataModule]:
     Raises:
         InputError: If there is none.
     """
-    module, _, name = path.rpartition(".")
     try:
+        module, _, name = path.rpartition(".")
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"--data {path}: no such class ({error}); give {DATA_MODULES}") from error

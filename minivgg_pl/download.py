@@ -8,6 +8,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
 from minivgg_pl.errors import InputError
+from minivgg_pl.paths import typed_path
 
 try:
     import fcntl
@@ -49,7 +51,7 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
     Raises:
         InputError: If a file has the wrong MD5, the download fails, or `root` cannot be read or written.
     """
-    root = Path(root).expanduser().absolute()
+    root = typed_path(root, "--data.root").absolute()
     try:
         if root.exists() and not root.is_dir():
             raise InputError(f"the data folder {root} is a file: name a folder with --data.root")
@@ -88,10 +90,17 @@ def _require_md5(path: Path, expected: str) -> None:
 
 def _unpack(archive: Path, names: list[str]) -> None:
     base = CIFAR10.base_folder
+    wanted = {f"{base}/{name}" for name in names}
     with tempfile.TemporaryDirectory(prefix=f"{base}.part-", dir=archive.parent) as temporary:
-        with tarfile.open(archive) as tar:
-            members = [member for member in tar if member.name in {f"{base}/{name}" for name in names}]
-            tar.extractall(temporary, members, filter="data")
+        try:
+            with tarfile.open(archive) as tar:
+                # Files alone: a link could name any other.
+                members = [member for member in tar if member.name in wanted and member.isreg()]
+                tar.extractall(temporary, members, filter="data")
+        except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+            raise InputError(f"{archive} cannot be unpacked ({error}): delete it and run again") from error
+        if not wanted <= {member.name for member in members}:
+            raise InputError(f"{archive} lacks some of its files: delete it and run again")
         (archive.parent / base).mkdir(exist_ok=True)
         # File by file, each whole or not there: if this is cut short, the next run completes the folder.
         for name in names:

@@ -23,7 +23,8 @@ def run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     }
     if summary:
         facts |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
-        if summary.get("epochs") == content.get("epoch", -1) + 1:
+        epoch = content.get("epoch", -1)
+        if isinstance(epoch, int) and summary.get("epochs") == epoch + 1:
             facts |= {"epochs": summary["epochs"], "test_accuracy": summary.get("test_acc")}
             facts |= {name: summary.get(name) for name in ("test_images", "tested_on")}
     return checked_facts(facts)
@@ -34,4 +35,13 @@ def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {"seed": int, "epochs": int, "test_images": int, "test_accuracy": float, "split": dict}
     # JSON has no difference between 1 and 1.0.
     facts = {name: float(v) if name == "test_accuracy" and type(v) is int else v for name, v in facts.items()}
-    return {name: value for name, value in facts.items() if isinstance(value, kinds.get(name, str))}
+    facts = {name: value for name, value in facts.items() if isinstance(value, kinds.get(name, str))}
+    if "split" in facts and not _is_split(facts["split"]):
+        del facts["split"]
+    return facts
+
+
+def _is_split(split: Mapping[str, Any]) -> bool:
+    """Tell what a data module keeps of its split from anything else."""
+    numbers = (split.get("val_size"), split.get("split_seed"))
+    return isinstance(split.get("fingerprint"), str) and all(type(n) is int and 0 <= n < 2**63 for n in numbers)

@@ -3,6 +3,11 @@
 import math
 from typing import Any
 
+# Each is a batch of its own for the dense layers.
+MAX_DROPOUT_SAMPLES = 256
+# The confusion matrix has its square.
+MAX_CLASSES = 10_000
+
 
 def check_hyperparameters(hparams: Any) -> None:
     """Check that each value is in its range.
@@ -25,8 +30,13 @@ def check_hyperparameters(hparams: Any) -> None:
             raise ValueError(f"{name} is {hparams[name]}: give 0 to below 1")
     if not hparams.lr_decay >= 0:
         raise ValueError(f"lr_decay is {hparams.lr_decay}: give 0 or more")
-    if not hparams.dropout_samples >= 1:
-        raise ValueError(f"dropout_samples is {hparams.dropout_samples}: give 1 (one mask an image) or more, such as 8")
+    if not 1 <= hparams.dropout_samples <= MAX_DROPOUT_SAMPLES:
+        raise ValueError(
+            f"dropout_samples is {hparams.dropout_samples}: give 1 (one mask an image) to {MAX_DROPOUT_SAMPLES}, such "
+            "as 8"
+        )
+    if hparams.num_classes > MAX_CLASSES:
+        raise ValueError(f"num_classes is {hparams.num_classes}: give at most {MAX_CLASSES:,}")
     if not hparams.batch_norm_images >= 0:
         raise ValueError(f"batch_norm_images is {hparams.batch_norm_images}: give 0 (as Keras) or more, such as 5000")
     if hparams.optimizer == "sgd" and hparams.nesterov and hparams.momentum == 0:

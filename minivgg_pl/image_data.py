@@ -15,6 +15,8 @@ from minivgg_pl.dataset import ImageDataset, stratified_split
 from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
+# Above that, one batch's activations take more memory than machines have.
+MAX_BATCH_SIZE = 2**16
 
 
 class ImageDataModule(LightningDataModule):
@@ -61,8 +63,10 @@ class ImageDataModule(LightningDataModule):
         shift: int,
     ) -> None:
         super().__init__()
-        if batch_size < LEAST_TO_TRAIN:
-            raise InputError(f"batch_size is {batch_size}: give at least {LEAST_TO_TRAIN}; batch norm needs two images")
+        if not LEAST_TO_TRAIN <= batch_size <= MAX_BATCH_SIZE:
+            raise InputError(
+                f"batch_size is {batch_size}: give {LEAST_TO_TRAIN}, which batch norm needs, to {MAX_BATCH_SIZE:,}"
+            )
         if train_size is not None:
             _check_val_size(train_size, len(class_names), val_size)
         if not 0 <= split_seed < 2**63:

@@ -17,6 +17,7 @@ from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule, Split
 from minivgg_pl.network import IMAGE_CHANNELS, IMAGE_SIZE
+from minivgg_pl.paths import typed_path
 from minivgg_pl.pictures import MODES, read_picture
 
 HELD_OUT_SHARE = 0.2
@@ -72,7 +73,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise InputError(f"in_channels is {in_channels}: give 3 for colour or 1 for grey")
         # Checkpoints hold plain types alone: a path in one could not be read back.
         root, cache_dir = str(root), None if cache_dir is None else str(cache_dir)
-        folder = Path(root).expanduser()
+        folder = typed_path(root, "--data.root")
         class_names, self.samples = find_samples(folder)
         name = folder.resolve().name
         super().__init__(
@@ -90,7 +91,7 @@ class ImageFolderDataModule(ImageDataModule):
             shift=shift,
         )
         self.save_hyperparameters()
-        self.cache = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
+        self.cache = typed_path(cache_dir, "--data.cache_dir") if cache_dir else folder / CACHE
         # Once: a picture that goes away while the network trains must not lose the result.
         self._digests = {split: digests(folder, samples) for split, samples in self.samples.items()}
         self._owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]

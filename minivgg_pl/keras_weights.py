@@ -1,6 +1,7 @@
 """The article's model in Keras 3: its `.weights.h5` files, written from a network and read into one, with h5py alone.
 
-Reading touches arrays only: unlike a whole saved Keras model, nothing in such a file can be code.
+Reading touches arrays only, and only those that lie in the file itself: HDF5 has links to other files, data that lie in
+other files, and small files that unpack to gigabytes. Unlike a whole saved Keras model, nothing here can be code.
 """
 
 import io
@@ -72,8 +73,10 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
     """
     h5py = _import_h5py()
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: not a readable .weights.h5 file, but a folder, a pipe or a device")
         with h5py.File(path, "r") as file:
-            if "layers" not in file:
+            if "layers" not in file.keys():  # noqa: SIM118 (without keys, links are followed)
                 raise InputError(
                     f"{path}: not weights that Keras 3 saved; load them in Keras 3 and give "
                     'model.save_weights("NAME.weights.h5")'
@@ -88,11 +91,11 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
 def _read_layers(path: Path, file: Mapping[str, Any], net: MiniVGG) -> Iterator[tuple[str, Tensor]]:
     expected = net.state_dict()
     layers = {place: (name, VARIABLES[type(module)][1]) for place, name, module in _layers(net)}
-    for group in (f"layers/{name}" for name in file["layers"]):
-        if group not in layers and len(file[group].get("vars", ())):
+    for group in (f"layers/{name}" for name in _child(file, "layers")):
+        if group not in layers and len(_variables(file, group)):
             raise InputError(f"{path}: it has a layer {group}, which {net.options['variant']} has not")
     for place, (name, variables) in layers.items():
-        stored = file.get(f"{place}/vars", {})
+        stored = _variables(file, place)
         if len(stored) != len(variables):
             raise InputError(
                 f"{path}: {place} has {len(stored)} variables where {name} of {net.options['variant']} has "
@@ -100,16 +103,45 @@ def _read_layers(path: Path, file: Mapping[str, Any], net: MiniVGG) -> Iterator[
             )
         for number, variable in enumerate(variables):
             wanted = _to_keras(net, name, expected[f"{name}.{variable}"]).shape
+            dataset = _child(stored, str(number))
+            _check_dataset(dataset)
             # A classifier for other classes is the caller's to leave out.
-            shape = stored[str(number)].shape
+            shape = dataset.shape
             if shape != tuple(wanted) and not (name == "classifier" and shape and shape[:-1] == wanted[:-1]):
                 raise InputError(
                     f"{path}: {place} has shape {shape} where {name}.{variable} of {net.options['variant']} has "
                     f"{tuple(wanted)} in Keras' order"
                 )
             # Read only now: a small file can describe gigabytes.
-            array = np.asarray(stored[str(number)])
+            array = np.asarray(dataset)
             yield f"{name}.{variable}", _from_keras(net, name, torch.from_numpy(array.astype(np.float32)))
+
+
+def _child(group: Mapping[str, Any], name: str) -> Any:
+    """Return what lies in `group` under `name`; links to other places and other files are not followed."""
+    h5py = _import_h5py()
+    if not isinstance(group, h5py.Group) or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link, or lies in no group")
+    return group[name]
+
+
+def _variables(file: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """Return the group of a layer's variables, empty where it has none."""
+    group = file
+    for name in (*place.split("/"), "vars"):
+        if name not in group.keys():  # noqa: SIM118 (without keys, links are followed)
+            return {}
+        group = _child(group, name)
+    return group
+
+
+def _check_dataset(dataset: Any) -> None:
+    h5py = _import_h5py()
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.dtype.subdtype:
+        raise ValueError(f"{getattr(dataset, 'name', dataset)} is no array of floating-point numbers")
+    # Keras writes none of these. A chunk may be larger than the array, and unpack to gigabytes.
+    if dataset.is_virtual or dataset.external or dataset.chunks:
+        raise ValueError(f"{dataset.name} is packed, or lies in another file")
 
 
 def _layers(net: MiniVGG) -> Iterator[tuple[str, str, nn.Module]]:

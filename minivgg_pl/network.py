@@ -21,6 +21,9 @@ BATCH_NORM_MOMENTUM = 0.01
 IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
 
+# Of the dense layers: 4 GB in float32, four times that in training. `classic` at 512 pixels has half of it.
+MAX_DENSE_WEIGHTS = 2**30
+
 
 class MiniVGG(nn.Module):
     """A mini VGG: two blocks of two 3x3 convolutions, a hidden dense layer, a linear classifier.
@@ -215,6 +218,7 @@ def _check_arguments(
     # Each of the two blocks halves the picture.
     if image_size < 4 or image_size % 4:
         raise ValueError(f"image_size is {image_size}: give a multiple of 4, 4 or more")
+    _check_size(variant, num_classes, dense_units, image_size)
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and not all(isinstance(value, int | float) for value in values):
             raise ValueError(f"{name} is {values}: give numbers")
@@ -228,3 +232,15 @@ def _check_arguments(
         raise ValueError(f"init is {init!r}: choose glorot or whitened")
     if init == "whitened" and in_channels != IMAGE_CHANNELS:
         raise ValueError(f"init is 'whitened' for {in_channels} channels: it needs {IMAGE_CHANNELS}; give init glorot")
+
+
+def _check_size(variant: str, num_classes: int, dense_units: int | None, image_size: int) -> None:
+    architecture = ARCHITECTURES[variant]
+    units = dense_units or architecture.dense_units
+    inputs = architecture.blocks[-1][-1] * (image_size // 2 ** len(architecture.blocks)) ** 2
+    weights = units * (inputs + num_classes)
+    if weights > MAX_DENSE_WEIGHTS:
+        raise ValueError(
+            f"dense_units {units} with image_size {image_size} and num_classes {num_classes}: the dense layers have "
+            f"{weights:,} weights, more than {MAX_DENSE_WEIGHTS:,}: give smaller ones"
+        )

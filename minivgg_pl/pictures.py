@@ -15,6 +15,7 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB"}
 WHITE = 255
+STRIP_ROWS = 256
 # The largest value of Pillow's 16-bit modes, over that of 8 bits.
 SIXTEEN_TO_EIGHT_BITS = 257
 
@@ -70,7 +71,8 @@ def read_picture(path: str | Path, size: int = 32, channels: int = 3) -> np.ndar
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
             picture = Image.open(path, formats=picture_formats())
         with picture:
-            square = ImageOps.fit(_flat(ImageOps.exif_transpose(picture)), (size, size), Image.Resampling.BOX)
+            ImageOps.exif_transpose(picture, in_place=True)
+            square = ImageOps.fit(_flat(picture), (size, size), Image.Resampling.BOX)
             pixels = np.array(square.convert(MODES[channels]))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too large, above {MAX_PIXELS:,} pixels: make it smaller first") from error
@@ -84,6 +86,21 @@ def read_picture(path: str | Path, size: int = 32, channels: int = 3) -> np.ndar
 
 def _flat(picture: Image.Image) -> Image.Image:
     """Return the picture in mode L or RGB, with nothing of it transparent."""
+    if picture.mode in ("L", "RGB") and not picture.has_transparency_data:
+        return picture
+    # In strips: what is in between takes up to 16 bytes a pixel, and a small file can have 89 million of them.
+    strips = (
+        picture.crop((0, top, picture.width, min(top + STRIP_ROWS, picture.height)))
+        for top in range(0, picture.height, STRIP_ROWS)
+    )
+    flat: Image.Image | None = None
+    for number, strip in enumerate(map(_flat_strip, strips)):
+        flat = flat or Image.new(strip.mode, picture.size)
+        flat.paste(strip, (0, number * STRIP_ROWS))
+    return flat
+
+
+def _flat_strip(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture).clip(0, 65535) / SIXTEEN_TO_EIGHT_BITS).round().astype(np.uint8))
     if picture.mode == "F":

@@ -5,8 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from minivgg_pl.config_files import read_config
 from minivgg_pl.errors import InputError
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -38,7 +37,7 @@ def recipe_options(name: str) -> dict[str, Any]:
 
 @cache
 def _read(path: Path) -> dict[str, Any]:
-    return dotted_options(yaml.safe_load(path.read_text()))
+    return dotted_options(read_config(path))
 
 
 def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:

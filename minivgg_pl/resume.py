@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from minivgg_pl import runs
 from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint, run_folder_of
+from minivgg_pl.config_files import read_config
 from minivgg_pl.data_options import import_data_class
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import class_path_of
@@ -153,7 +152,9 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
         is_last_batch = loop["epoch_loop.batch_progress"]["is_last_batch"]
         epoch = loop["epoch_progress"]["current"]
         epochs, is_inside = epoch["processed"], epoch["processed"] < epoch["started"]
-    except (KeyError, TypeError) as error:
+        if type(epochs) is not int or not 0 <= epochs < 2**31 or type(is_last_batch) is not bool:
+            raise TypeError(epochs)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"--resume {path}: a checkpoint without the state of the training loop") from error
     if is_inside and (is_last_batch or not data_state(content).get("position")):
         # Lightning would leave the epoch's validation out, or begin the epoch's images again.
@@ -163,9 +164,9 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
 
 def _read_options(config: Path) -> dict[str, Any]:
     try:
-        options = yaml.safe_load(config.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"--resume: {config} cannot be read: repair it, or resume from the .ckpt elsewhere") from error
+        options = read_config(config)
+    except InputError as error:
+        raise InputError(f"--resume: {error}: repair it, or resume from the .ckpt elsewhere") from error
     if not isinstance(options, dict):
         raise InputError(f"--resume: {config} holds no options: repair it, or resume from the .ckpt elsewhere")
     return options
@@ -181,4 +182,4 @@ def _options_of(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_typed(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

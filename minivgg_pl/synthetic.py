@@ -13,6 +13,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
 from minivgg_pl.errors import InputError
+from minivgg_pl.paths import typed_path
+from minivgg_pl.pickles import check_globals
 
 IMAGE_SIZE = 32
 MAX_TRAIN_SIZE = 50_000
@@ -20,6 +22,15 @@ BASE_FOLDER = "synthetic-cifar-10-batches-py"
 MANIFEST = "manifest.json"
 BATCH_NAMES = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
 FILE_NAMES = [*BATCH_NAMES, CIFAR10.meta["filename"]]
+
+REMEDY = "delete that folder and run again"
+# What numpy's arrays are pickled with.
+PICKLED = {
+    "_codecs encode",
+    "numpy dtype",
+    "numpy ndarray",
+    *(f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")),
+}
 
 # How hard they are is measured, with `classic` on the default 3,000 pictures for 10 epochs: about 99 % of the test set.
 # Each shape is a mask over its own coordinates: x to the right, y down, the shape's square is [-1, 1] x [-1, 1].
@@ -42,7 +53,7 @@ class SyntheticCIFAR10(CIFAR10):
     """The drawn pictures as a torchvision dataset; read, indexed and transformed as CIFAR-10 is.
 
     The manifest beside the batches holds their MD5, checked before unpickling. It finds damage, not malice: whoever
-    can write the batches can write the manifest.
+    can write the batches can write the manifest. So a pickle that asks for more than an array is refused, too.
 
     Args:
         root: Folder that `prepare_synthetic` was given.
@@ -78,7 +89,15 @@ class SyntheticCIFAR10(CIFAR10):
         self.train_list = [[name, md5[name]] for name, _ in CIFAR10.train_list]
         self.test_list = [[name, md5[name]] for name, _ in CIFAR10.test_list]
         self.meta = CIFAR10.meta | {"md5": md5[CIFAR10.meta["filename"]]}
-        super().__init__(home, train, transform, target_transform)
+        try:
+            super().__init__(home, train, transform, target_transform)
+            size = train_size if train else train_size // 5
+            if self.data.shape != (size, IMAGE_SIZE, IMAGE_SIZE, 3) or self.data.dtype != np.uint8:
+                raise ValueError(f"images {self.data.shape}")
+            if len(self.targets) != size or not set(self.targets) <= set(range(len(CLASS_NAMES))):
+                raise ValueError("labels of other classes, or not one for each image")
+        except Exception as error:  # what a pickle of other things raises is not one type
+            raise InputError(f"the drawn pictures in {home} are damaged ({error}): {REMEDY}") from error
 
 
 def prepare_synthetic(root: str | Path, train_size: int = 3000, seed: int = 0) -> None:
@@ -168,22 +187,25 @@ def _inside(x: np.ndarray, y: np.ndarray, half: float = 1.0) -> np.ndarray:
 
 
 def _home(root: str | Path, train_size: int, seed: int) -> Path:
-    return Path(root).expanduser().absolute() / f"synthetic-{train_size}-seed{seed}"
+    return typed_path(root, "--data.root").absolute() / f"synthetic-{train_size}-seed{seed}"
 
 
 def _check_files(folder: Path) -> dict[str, str] | None:
     """Return the MD5 by file name, or `None` if the set is not complete; a damaged file is an error."""
     if not all((folder / name).is_file() for name in [*FILE_NAMES, MANIFEST]):
         return None
-    remedy = "delete that folder and run again"
     try:
         md5 = {name: str(json.loads((folder / MANIFEST).read_text())[name]) for name in FILE_NAMES}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{MANIFEST} in {folder} is damaged: {remedy}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{MANIFEST} in {folder} is damaged: {REMEDY}") from error
     for name in FILE_NAMES:
         found = calculate_md5(folder / name)
         if found != md5[name]:
-            raise InputError(f"{name} in {folder} is damaged (MD5 {found}, expected {md5[name]}): {remedy}")
+            raise InputError(f"{name} in {folder} is damaged (MD5 {found}, expected {md5[name]}): {REMEDY}")
+        try:
+            check_globals((folder / name).read_bytes(), PICKLED.__contains__)
+        except Exception as error:  # what pickletools raises is not one type
+            raise InputError(f"{name} in {folder} is damaged ({error}): {REMEDY}") from error
     return md5
 
 

@@ -16,6 +16,7 @@ from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule, Split
 from minivgg_pl.network import IMAGE_SIZE
+from minivgg_pl.paths import typed_path
 
 Name = Literal["CIFAR100", "FashionMNIST", "MNIST", "SVHN"]
 DIGITS = tuple("0123456789")
@@ -86,6 +87,7 @@ class TorchvisionDataModule(ImageDataModule):
             raise InputError("dataset SVHN needs a package to read its files: pip install scipy")
         self.source = SOURCES[dataset]
         root = str(root)  # checkpoints hold plain types alone
+        typed_path(root, "--data.root")
         super().__init__(
             class_names=self.source.class_names,
             image_shape=(self.source.channels, IMAGE_SIZE, IMAGE_SIZE),

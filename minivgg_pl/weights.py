@@ -24,6 +24,8 @@ from minivgg_pl.pretrained import FOLDER, SHA256
 
 FORMAT = "minivgg_pl"
 NORMALIZATION = ("mean", "std")
+# Ours have about 3 kB, and the names of their classes.
+MAX_HEADER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,10 @@ def _read_pretrained(name: str) -> TrainedNetwork:
 
 def _read_safetensors(path: Path, source: str) -> TrainedNetwork:
     try:
+        with path.open("rb") as raw:
+            # The library would read up to 100 MB of JSON.
+            if int.from_bytes(raw.read(8), "little") > MAX_HEADER_BYTES:
+                raise InputError(f"{path}: not a readable .safetensors file, or a damaged one (its header is too long)")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -235,14 +241,11 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _check_names(path: Path, class_names: Any, net: MiniVGG) -> list[str]:
     num_classes = net.options["num_classes"]
-    if not (isinstance(class_names, list) and len(class_names) == num_classes and all(map(_is_name, class_names))):
+    is_list = isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
+    if not is_list or len(class_names) != num_classes:
         raise InputError(f"{path}: it does not name its {num_classes} classes, but says {str(class_names)[:60]}")
     return class_names
 
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str)

@@ -76,3 +76,12 @@ def finished_run(tmp_path_factory, synthetic_options):
     folder = tmp_path_factory.mktemp("finished")
     process = run_train(*synthetic_options, "--epochs=4", cwd=folder)
     return folder / "runs" / "classic-synthetic" / "1", process
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what the fuzz tests came to."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    lines = [value for report in reports for name, value in report.user_properties if name == "fuzz"]
+    if lines:
+        terminalreporter.section("damaged files")
+        terminalreporter.write_line("\n".join(lines))
