@@ -69,13 +69,13 @@ class BatchSampler(DistributedSampler):
         Raises:
             InputError: If it stopped in the middle, and the batches are others now.
         """
-        position, *_ = numbers = [state.get(name) for name in ("position", "batch_size", "num_devices")]
-        if any(type(number) is not int for number in numbers) or not 0 <= position:
-            raise InputError(f"the checkpoint says nowhere where in its epoch it was saved: {state}")
-        if position and (state["batch_size"], state["num_devices"]) != (self.batch_size, self.num_replicas):
+        position, *batches = (state.get(name) for name in ("position", "batch_size", "num_devices"))
+        if type(position) is not int or position < 0:
+            raise InputError(f"the checkpoint does not say where in its epoch it was saved: position is {position}")
+        if position and batches != [self.batch_size, self.num_replicas]:
             raise InputError(
-                f"the checkpoint was saved inside an epoch of batches of {state['batch_size']} on "
-                f"{state['num_devices']} devices: go on with those, not {self.batch_size} on {self.num_replicas}"
+                f"the checkpoint was saved inside an epoch of batches of {batches[0]} on {batches[1]} devices: go on "
+                f"with those, not {self.batch_size} on {self.num_replicas}"
             )
         self._start = position
 

@@ -3,10 +3,8 @@
 import inspect
 import logging
 import os
-import re
 import sys
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import yaml
 from jsonargparse.typing import PositiveInt
@@ -19,19 +17,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl import callbacks, checks, runs, saving
 from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.command import EXIT_BAD_INPUT, fail
-from minivgg_pl.config_files import PARSER_MODE, install
-from minivgg_pl.data_options import build_data, data_of_run, import_data_class, named_data_class
+from minivgg_pl.config_files import PARSER_MODE
+from minivgg_pl.data_options import build_data, import_data_class, named_data_class
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.parsing import OneLineParser
 from minivgg_pl.paths import typed_path
 from minivgg_pl.precision import choose_precision
 from minivgg_pl.recipe import dotted_options, recipe_of
 from minivgg_pl.resume import ResumePoint
 from minivgg_pl.termination import TerminateTogether
-
-install()
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -45,29 +41,6 @@ TRAINER_DEFAULTS = {
 
 # What cuBLAS reads when it starts, and the value that makes it deterministic.
 CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-
-
-class OneLineParser(LightningArgumentParser):
-    """Reports bad input in one line, without the usage text above it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the one line and exit with code 2."""
-        if not self.exit_on_error:
-            # A parser of one class's options, whose message the parser around it takes up.
-            super().error(message, ex)
-        sys.exit(fail(f"{_shortened(message)} (see --help)", EXIT_BAD_INPUT))
-
-
-def _shortened(message: str) -> str:
-    """Return the reason alone, where jsonargparse lists every type that an option's class is not."""
-    # The reasons are indented by eight, the types that follow by four.
-    pattern = r"Parser key \"([^\"]+)\":.*?given class_path '([^']+)':\n(.+?)(\n {,4}\S|\Z)"
-    about = re.search(pattern, message, re.DOTALL)
-    if not about:
-        return message
-    key, class_path, reason = about[1], about[2], about[3].strip()
-    reason = reason.replace('Parser key "', f'Parser key "{key}.').replace("Option '", f"Option '{key}.")
-    return f"--{key} {class_path}: {reason}"
 
 
 class MiniVGGCLI(LightningCLI):
@@ -226,24 +199,6 @@ class MiniVGGCLI(LightningCLI):
             if config.checkpoint_every_n_steps:
                 chosen.append(saving.StepCheckpoint(self.recorder, config.checkpoint_every_n_steps))
         return chosen
-
-
-def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
-    """Return the data module that `--data` and `--data.*` options describe.
-
-    Args:
-        options: As typed.
-        run: Folder of the run whose data are meant where `--data` is not given, or None.
-
-    Raises:
-        InputError: On a value out of range; what the parser refuses ends the process with its one line.
-    """
-    parser = OneLineParser(parser_mode=PARSER_MODE)
-    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
-    is_named = any(word.partition("=")[0] == "--data" for word in options)
-    data = data_of_run(run) if run and not is_named else None
-    parser.set_defaults({"data": data or {"class_path": named_data_class(options)}})
-    return build_data(parser.parse_args(options).data)
 
 
 def _shows_bar(config: Any) -> bool:

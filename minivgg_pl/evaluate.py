@@ -115,7 +115,7 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
 
 def _prepare(options: list[str], trained: "TrainedNetwork") -> tuple["ImageDataModule", "ImageDataset"]:
     from minivgg_pl.checkpoints import run_folder_of
-    from minivgg_pl.cli import parse_data
+    from minivgg_pl.parsing import parse_data
 
     path = Path(trained.source)
     data = parse_data(options, run=path if path.is_dir() else run_folder_of(path))

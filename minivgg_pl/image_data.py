@@ -64,9 +64,7 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if not LEAST_TO_TRAIN <= batch_size <= MAX_BATCH_SIZE:
-            raise InputError(
-                f"batch_size is {batch_size}: give {LEAST_TO_TRAIN}, which batch norm needs, to {MAX_BATCH_SIZE:,}"
-            )
+            raise InputError(f"batch_size is {batch_size}: give {LEAST_TO_TRAIN} to {MAX_BATCH_SIZE:,}")
         if train_size is not None:
             _check_val_size(train_size, len(class_names), val_size)
         if not 0 <= split_seed < 2**63:
@@ -172,7 +170,7 @@ class ImageDataModule(LightningDataModule):
             self._told = True
 
     def global_batch_size(self, num_devices: int) -> int:
-        """Return the images a batch on `num_devices` devices together."""
+        """Return the images a batch, `num_devices` devices together."""
         return self.batch_size if self.split_batches else self.batch_size * num_devices
 
     def train_dataloader(self) -> DataLoader:
@@ -185,9 +183,9 @@ class ImageDataModule(LightningDataModule):
                 f"{self.trainer.world_size} devices: {size} images a batch, {size / self.trainer.world_size:g} on each"
             )
         self._train_loader = self._loader(self.train_set, self.shuffle_seed)
-        position, self._position = self._position, None
-        if position and isinstance(self._train_loader, ImageLoader):
-            self._train_loader.load_state_dict(position)
+        if isinstance(self._position, dict) and isinstance(self._train_loader, ImageLoader):
+            self._train_loader.load_state_dict(self._position)
+        self._position = None
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader:

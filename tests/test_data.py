@@ -159,7 +159,7 @@ def test_held_out_validation_is_no_news(make, caplog):
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": -4}, "batch_size is -4"),
-        ({"batch_size": 1}, "batch_size is 1: give at least 2; batch norm needs two"),
+        ({"batch_size": 1}, "batch_size is 1: give 2 to 65,536"),
         ({"val_size": -1}, "val_size is -1: give 0 .* to 49990"),
         ({"val_size": 49_991}, "val_size is 49991"),
         ({"dataset": "mnist"}, "choose cifar10 or synthetic"),

@@ -113,7 +113,7 @@ def test_aliases_and_merge_keys_of_an_honest_config_work(tmp_path):
     ("option", "message"),
     [
         ("--model.dense_units=1000000000", "dense layers have 4,106,000,000,000 weights"),
-        ("--data.batch_size=1000000000000", "at most 65,536"),
+        ("--data.batch_size=1000000000000", "give 2 to 65,536"),
         ("--model.dropout_samples=1000000000", "to 256"),
         ("--model.image_size=1000000", "the data have 32"),
         ("--model.num_classes=1000000000", "the data have 10"),

@@ -1,0 +1,56 @@
+"""The parser of every command that takes Lightning's dotted options."""
+
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from minivgg_pl.command import EXIT_BAD_INPUT, fail
+from minivgg_pl.config_files import PARSER_MODE, install
+from minivgg_pl.data_options import build_data, data_of_run, named_data_class
+from minivgg_pl.image_data import ImageDataModule
+
+install()
+
+
+class OneLineParser(LightningArgumentParser):
+    """Reports bad input in one line, without the usage text above it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the one line and exit with code 2."""
+        if not self.exit_on_error:
+            # A parser of one class's options, whose message the parser around it takes up.
+            super().error(message, ex)
+        sys.exit(fail(f"{_shortened(message)} (see --help)", EXIT_BAD_INPUT))
+
+
+def _shortened(message: str) -> str:
+    """Return the reason alone, where jsonargparse lists every type that an option's class is not."""
+    # The reasons are indented by eight, the types that follow by four.
+    pattern = r"Parser key \"([^\"]+)\":.*?given class_path '([^']+)':\n(.+?)(\n {,4}\S|\Z)"
+    about = re.search(pattern, message, re.DOTALL)
+    if not about:
+        return message
+    key, class_path, reason = about[1], about[2], about[3].strip()
+    reason = reason.replace('Parser key "', f'Parser key "{key}.').replace("Option '", f"Option '{key}.")
+    return f"--{key} {class_path}: {reason}"
+
+
+def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
+    """Return the data module that `--data` and `--data.*` options describe.
+
+    Args:
+        options: As typed.
+        run: Folder of the run whose data are meant where `--data` is not given, or None.
+
+    Raises:
+        InputError: On a value out of range; what the parser refuses ends the process with its one line.
+    """
+    parser = OneLineParser(parser_mode=PARSER_MODE)
+    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    is_named = any(word.partition("=")[0] == "--data" for word in options)
+    data = data_of_run(run) if run and not is_named else None
+    parser.set_defaults({"data": data or {"class_path": named_data_class(options)}})
+    return build_data(parser.parse_args(options).data)
