@@ -110,7 +110,9 @@ def read_metrics(path: Path) -> list[Row]:
         return []
     try:
         with path.open(newline="") as file:
-            return [{column: _number(column, row[column]) for column in METRIC_COLUMNS} for row in csv.DictReader(file)]
+            # Cells too many would come in the place of the epoch, where a list is refused.
+            reader = csv.DictReader(file, restkey="epoch")
+            return [{column: _number(column, row[column]) for column in METRIC_COLUMNS} for row in reader]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is damaged, or not a run's: repair it, or move it away to go on without") from error
 

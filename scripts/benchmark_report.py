@@ -104,6 +104,9 @@ def compare_runs(folders: list[Path], output: Path | None) -> None:
         rows, summary = runs.read_metrics(folder / "metrics.csv"), runs.read_summary(folder)
         if not rows or summary is None:
             raise InputError(f"--runs {folder}: no finished run; give folders with metrics.csv and {runs.SUMMARY}")
+        kinds = {"variant": str, "seed": int, "test_acc": int | float}
+        for odd in (kind for kind in kinds if not isinstance(summary.get(kind), kinds[kind])):
+            raise InputError(f"--runs {folder}: {runs.SUMMARY} is damaged, or of an untested run: it lacks {odd}")
         seconds = list(itertools.accumulate(row["seconds"] for row in rows))
         race = Race([], seconds, [row["val_acc"] for row in rows], 0)
         reached = seconds_to_target(race)

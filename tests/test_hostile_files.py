@@ -3,6 +3,9 @@
 import io
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -24,6 +27,7 @@ from minivgg_pl.facts import checked_facts
 from minivgg_pl.pictures import read_picture
 from minivgg_pl.resume import find_resume_point
 from minivgg_pl.weights import load_initial_weights, load_trained
+from tests.conftest import REPOSITORY
 from tests.fuzz_commands import BOMB
 from tests.fuzz_formats import CHANGES, Checkpoints, Keras, Safetensors, payloads
 from tests.fuzzing import LIMIT_S, time_limit
@@ -267,10 +271,45 @@ def test_a_keras_file_of_other_things_than_its_own_arrays_is_refused(keras, tmp_
     )
 
 
+def test_a_safetensors_header_of_megabytes_is_refused(tmp_path):
+    valid = Safetensors(tmp_path, tmp_path / "canary").valid
+    size = int.from_bytes(valid[:8], "little")
+    # The format lets a header end in spaces.
+    case = (size + 2**21).to_bytes(8, "little") + valid[8 : 8 + size] + b" " * 2**21 + valid[8 + size :]
+    _refused(load_trained, case, "its header is too long", ".safetensors", tmp_path)
+
+
 @pytest.mark.parametrize("header", [b"\xff" * 7 + b"\x7f", (2**30).to_bytes(8, "little"), bytes(8)])
 def test_a_safetensors_file_with_an_absurd_header_is_refused(tmp_path, header):
     valid = Safetensors(tmp_path, tmp_path / "canary").valid
     _refused(load_trained, header + valid[8:], "not a readable .safetensors file", ".safetensors", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"variant": 5}', "[" * 10_000, "\0", '{"test_acc": null, "seed": "x"}']
+)
+def test_a_damaged_summary_is_one_line_or_left_out(finished_run, tmp_path, content):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    (run / "summary.json").write_text(content)
+    assert load_trained(run).net
+    assert not find_resume_point(run).is_finished(4)
+    command_line = [sys.executable, str(REPOSITORY / "scripts" / "benchmark.py"), "--runs", str(run)]
+    process = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: --runs")
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\0", b"1,2", b"9" * 5000])
+def test_damaged_metrics_are_one_line(finished_run, tmp_path, damage):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    lines = (run / "metrics.csv").read_bytes().splitlines()
+    (run / "metrics.csv").write_bytes(b"\n".join([lines[0], damage + lines[1][1:]]))
+    point = find_resume_point(run)
+    with pytest.raises(InputError, match="metrics.csv is damaged"):
+        point.history()
 
 
 def test_facts_of_a_split_that_cannot_be_are_left_out():
