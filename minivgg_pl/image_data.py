@@ -35,8 +35,7 @@ class ImageDataModule(LightningDataModule):
         splits: Which splits `_load` has. Without `val`, `val_size` training images are held out, or with 0 the test
             set validates; without `test`, the validation images are tested on.
         batch_size: Images a batch, on each device.
-        split_batches: Whether a batch is split over the devices instead, so that an update sees `batch_size` images on
-            any number of them.
+        split_batches: Whether a batch is split over the devices instead: an update sees `batch_size` images in all.
         val_size: Training images held out for validation, the same number of each class.
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
@@ -246,7 +245,6 @@ def class_path_of(data_class: type) -> str:
 
 
 def _check_val_size(train_size: int, num_classes: int, val_size: int) -> None:
-    # Each class keeps at least one image.
-    largest = train_size - num_classes
+    largest = train_size - num_classes  # each class keeps at least one image
     if not 0 <= val_size <= largest:
         raise InputError(f"val_size is {val_size}: give 0 (validate on the test set) to {largest}")

@@ -63,8 +63,7 @@ class TorchvisionDataModule(ImageDataModule):
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
         shift: Largest shift of training images in pixels, each image its own; the border is mirrored.
-        split_batches: Whether a batch is split over the devices instead, so that an update sees `batch_size` images on
-            any number of them.
+        split_batches: Whether a batch is split over the devices instead: an update sees `batch_size` images in all.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that are missing, damaged or unreachable.

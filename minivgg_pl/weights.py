@@ -24,8 +24,7 @@ from minivgg_pl.pretrained import FOLDER, SHA256
 
 FORMAT = "minivgg_pl"
 NORMALIZATION = ("mean", "std")
-# Ours have about 3 kB, and the names of their classes.
-MAX_HEADER_BYTES = 2**20
+MAX_HEADER_BYTES = 2**20  # ours have about 3 kB, and the names of their classes
 
 
 @dataclass(frozen=True)
