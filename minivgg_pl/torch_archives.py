@@ -28,6 +28,10 @@ GLOBALS = {
     "collections OrderedDict",
     "torch Size",
     "torch device",
+    # These take no memory of their own; where they are no weights, what reads weights says so.
+    "torch._utils _rebuild_meta_tensor_no_storage",
+    "torch._utils _rebuild_sparse_tensor",
+    "torch.serialization _get_layout",
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor_v2",
 }

@@ -4,7 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -97,7 +97,8 @@ class Configs(Format):
         error = io.StringIO()
         # Up to where the trainer would start.
         unfitted = mock.patch.object(train, "_fit_and_test", return_value=0)
-        with unfitted, redirect_stderr(error), redirect_stdout(io.StringIO()):
+        # A path can become a relative one.
+        with chdir(self.folder), unfitted, redirect_stderr(error), redirect_stdout(io.StringIO()):
             try:
                 code = command.main([f"--trainer.default_root_dir={self.folder}", "--gpus=0", f"--config={path}"])
             except SystemExit as exit_:
