@@ -80,7 +80,7 @@ def _order(result: Result) -> tuple[Any, ...]:
 
 
 def result_of_run(folder: Path) -> Result:
-    """Return the row of a finished run; what older runs did not record stays empty.
+    """Return the row of a finished run; what older versions did not record stays empty.
 
     Raises:
         InputError: If the run is not finished, or has no recipe that it can be named after.
@@ -91,9 +91,19 @@ def result_of_run(folder: Path) -> Result:
     if not summary.get("recipe") or summary.get("init_from"):
         raise InputError(f"{folder}: its options are no recipe's, or it started from trained weights; give another run")
     try:
-        return _row(summary)
+        return _row(summary | {"weights_sha256": summary.get("weights_sha256") or _checkpoints_hash(folder, summary)})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / runs.SUMMARY} is damaged, or not train.py's: give another run") from error
+
+
+def _checkpoints_hash(folder: Path, summary: Result) -> str | None:
+    """Return what a run from before summaries had the hash would have written."""
+    # Late: torch takes seconds to import.
+    from minivgg_pl.environment import weights_sha256
+    from minivgg_pl.weights import load_trained
+
+    trained = load_trained(folder)
+    return weights_sha256(trained.net) if trained.facts.get("epochs") == summary["epochs"] else None
 
 
 def _row(summary: Result) -> Result:

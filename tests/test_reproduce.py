@@ -1,13 +1,15 @@
 """scripts/reproduce.py: trains, judges and keeps results; and the README's tables and numbers are what it prints."""
 
+import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from minivgg_pl.results import CLAIMS, COLUMNS, read_results, write_results
+from minivgg_pl.results import CLAIMS, COLUMNS, read_results, result_of_run, write_results
 from minivgg_pl.spread import FLOOR, pooled_deviation, seeds_to_separate, t_quantile, tolerance
 from tests.conftest import REPOSITORY
 
@@ -77,6 +79,14 @@ def test_a_claim_is_repeated_resumed_and_then_only_judged(claims, finished_run, 
     assert "train.py" not in third.stdout
     assert third.returncode == 1
     assert "FAIL: test accuracy -20.00 points" in third.stdout
+
+
+def test_an_older_run_gets_its_weights_hash_from_its_checkpoint(finished_run, tmp_path):
+    shutil.copytree(finished_run[0], tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    expected = summary.pop("weights_sha256")
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    assert result_of_run(tmp_path / "run")["weights_sha256"] == expected
 
 
 def test_a_run_on_other_data_is_no_repetition(finished_run):
