@@ -22,6 +22,12 @@ def bar_refresh_rate() -> int:
     return 50 if torch.cuda.is_available() else 5
 
 
+def num_train_images(trainer: Trainer, num_batches: int) -> int:
+    """Return how many images the epoch's first `num_batches` batches hold on all devices together."""
+    data = trainer.datamodule
+    return min(num_batches * data.global_batch_size(trainer.world_size), len(data.train_set))
+
+
 class RunRecorder(Callback):
     """Claims the run folder once the data are known to be good, and keeps metrics.csv in it.
 
@@ -85,8 +91,7 @@ class RunRecorder(Callback):
             runs.write_metrics(self.folder / "metrics.csv", self.rows)
 
     def _row(self, trainer: Trainer) -> runs.Row:
-        data = trainer.datamodule
-        self.num_train_images = min(self._num_batches * data.global_batch_size(trainer.world_size), len(data.train_set))
+        self.num_train_images = num_train_images(trainer, self._num_batches)
         # Lightning keeps the values of an earlier epoch where this one had no validation.
         fresh = ("val_",) * self._has_validated
         if trainer.lightning_module.train_totals.sums is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from minivgg_pl.callbacks import RunRecorder
+from minivgg_pl.callbacks import RunRecorder, num_train_images
 from minivgg_pl.environment import device_name, package_versions, weights_sha256
 from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.runs import LEARNING_COLUMNS
@@ -24,7 +24,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
     rows, data = recorder.rows, trainer.datamodule
     last = rows[-1] if rows else {}
     # A run that was killed between its last epoch and its test, and resumed, trains no batch.
-    in_batches = trainer.num_training_batches * data.batch_size * trainer.world_size
+    num_images = recorder.num_train_images or num_train_images(trainer, trainer.num_training_batches)
     moving = sum(buffer.numel() for name, buffer in module.net.named_buffers() if "running" in name)
     trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
     return {
@@ -32,7 +32,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "init_from": module.hparams.init_from,
         "dataset": data.dataset,
         "dataset_md5": data.integrity,
-        "train_images": recorder.num_train_images or min(in_batches, len(data.train_set)),
+        "train_images": num_images,
         "test_images": int(module.class_report["confusion_matrix"].sum()) if module.class_report else 0,
         "validation": data.validation,
         "tested_on": data.tested_on,
