@@ -240,7 +240,7 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _check_names(path: Path, class_names: Any, net: MiniVGG) -> list[str]:
     num_classes = net.options["num_classes"]
-    is_list = isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
+    is_list = isinstance(class_names, list) and {type(name) for name in class_names} <= {str}
     if not is_list or len(class_names) != num_classes:
         raise InputError(f"{path}: it does not name its {num_classes} classes, but says {str(class_names)[:60]}")
     return class_names
