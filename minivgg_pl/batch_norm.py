@@ -21,10 +21,10 @@ class FirstImages:
         self.least = least
         self.batches: list[Tensor] = []
 
-    def keep(self, images: Tensor, batch_idx: int, trainer: Trainer) -> None:
+    def keep(self, images: Tensor, batch_idx: int, module: LightningModule) -> None:
         """Keep the images `(B, C, H, W)` of batch `batch_idx`, counted from 0, unless there are enough."""
         if self.least and batch_idx and not self.batches:
-            self._read_again(batch_idx, images.device, trainer)
+            self._read_again(batch_idx, images.device, module.trainer)
         if sum(map(len, self.batches)) < self.least:
             self.batches.append(images)
 

@@ -154,8 +154,8 @@ def make_loader(
     """
     dataset.to(trainer.strategy.root_device if trainer else torch.device("cpu"))
     num_devices, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-    if trainer and trainer.overfit_batches:
-        # Lightning wants batches in the images' order then, from a sampler of its own.
+    if trainer and (trainer.overfit_batches or trainer.predicting):
+        # Lightning puts a sampler of its own into the loader then, and cuts the images' order into batches itself.
         return DataLoader(dataset, batch_size=batch_size // num_devices, collate_fn=whole_batch)
     if seed is None:
         return ImageLoader(dataset, BatchSampler(dataset, batch_size, num_devices, rank))

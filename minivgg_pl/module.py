@@ -154,7 +154,7 @@ class LitMiniVGG(LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean cross-entropy `()`."""
         images, targets = batch
-        self._first_images.keep(images, batch_idx, self.trainer)
+        self._first_images.keep(images, batch_idx, self)
         logits = self.net(images, self.hparams.dropout_samples)
         targets = targets.repeat(self.hparams.dropout_samples, 1)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)

@@ -173,7 +173,7 @@ class Checkpoints(Format):
     def make(self) -> bytes:
         from lightning.pytorch import Trainer
 
-        from minivgg_pl.callbacks import RandomState
+        from minivgg_pl.saving import RandomState
 
         options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
         trainer = Trainer(

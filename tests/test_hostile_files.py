@@ -4,8 +4,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -27,7 +25,6 @@ from minivgg_pl.facts import checked_facts
 from minivgg_pl.pictures import read_picture
 from minivgg_pl.resume import find_resume_point
 from minivgg_pl.weights import load_initial_weights, load_trained
-from tests.conftest import REPOSITORY
 from tests.fuzz_commands import BOMB
 from tests.fuzz_formats import CHANGES, Checkpoints, Keras, Safetensors, payloads
 from tests.fuzzing import LIMIT_S, time_limit
@@ -288,17 +285,16 @@ def test_a_safetensors_file_with_an_absurd_header_is_refused(tmp_path, header):
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"variant": 5}', "[" * 10_000, "\0", '{"test_acc": null, "seed": "x"}']
 )
-def test_a_damaged_summary_is_one_line_or_left_out(finished_run, tmp_path, content):
+def test_a_damaged_summary_is_one_line_or_left_out(finished_run, tmp_path, content, script_here, capfd):
     run = tmp_path / "run"
     shutil.copytree(finished_run[0], run)
     (run / "summary.json").write_text(content)
     assert load_trained(run).net
     assert not find_resume_point(run).is_finished(4)
-    command_line = [sys.executable, str(REPOSITORY / "scripts" / "benchmark.py"), "--runs", str(run)]
-    process = subprocess.run(command_line, capture_output=True, text=True, check=False)
-    assert process.returncode == 2
-    assert process.stderr.startswith("error: --runs")
-    assert process.stderr.count("\n") == 1
+    assert script_here("benchmark.py", "--runs", run) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: --runs")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("damage", [b"\xff", b"\0", b"1,2", b"9" * 5000])

@@ -96,14 +96,13 @@ def test_an_option_that_no_recipe_names_makes_no_recipe(option):
     assert parse(option).recipe() is None
 
 
-def test_a_triangular_run_keeps_its_number_of_updates(modern_run, tmp_path):
-    process = run_train("--resume", modern_run[0], "--epochs=5", "--data.batch_size=50", cwd=tmp_path, check=False)
-    assert process.returncode == 2
-    assert "data.batch_size was 40 and cannot become 50" in process.stderr
+def test_a_triangular_run_keeps_its_number_of_updates(modern_run, train_here, capfd):
+    assert train_here("--resume", modern_run[0], "--epochs=5", "--data.batch_size=50") == 2
+    assert "data.batch_size was 40 and cannot become 50" in capfd.readouterr().err
 
 
-def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_options, tmp_path):
-    run_train(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.overfit_batches=1", cwd=tmp_path)
+def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_options, train_here, capfd):
+    assert train_here(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.overfit_batches=1") == 0
 
 
 def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_its_name(
@@ -123,10 +122,10 @@ def test_another_optimizer_makes_no_recipe(synthetic_options):
     assert parse("--optimizer=AdamW").recipe() is None
 
 
-def test_another_optimizer_replaces_the_recipes(synthetic_options, tmp_path):
-    process = run_train(*synthetic_options, "--recipe=modern", "--optimizer=AdamW", "--epochs=1", cwd=tmp_path)
+def test_another_optimizer_replaces_the_recipes(synthetic_options, tmp_path, train_here, capfd):
+    assert train_here(*synthetic_options, "--recipe=modern", "--optimizer=AdamW", "--epochs=1") == 0
     assert json.loads((tmp_path / "runs/classic-synthetic/1/summary.json").read_text())["recipe"] is None
-    assert "recipe       your own" in process.stdout
+    assert "recipe       your own" in capfd.readouterr().out
 
 
 @pytest.fixture(scope="module")

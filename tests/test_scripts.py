@@ -26,11 +26,11 @@ def test_the_loops_overhead_is_measured_against_a_bare_loop():
 
 
 @pytest.mark.parametrize("option", ["--images=65"])
-def test_bad_options_of_the_overhead_script_are_one_line(option):
-    process = run("loop_overhead.py", option)
-    assert process.returncode == 2
-    assert process.stderr.count("\n") == 1
-    assert process.stderr.startswith("error: ")
+def test_bad_options_of_the_overhead_script_are_one_line(option, script_here, capfd):
+    assert script_here("loop_overhead.py", option) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
 
 
 def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, synthetic_root):
@@ -69,11 +69,11 @@ def test_finished_runs_are_compared(finished_run, tmp_path):
         (["--contenders=fastest"], "invalid choice: 'fastest'"),
     ],
 )
-def test_bad_options_of_the_race_are_one_line(options, message):
-    process = run("benchmark.py", *options)
-    assert process.returncode == 2
-    assert process.stderr.count("\n") == 1
-    assert message in process.stderr
+def test_bad_options_of_the_race_are_one_line(options, message, script_here, capfd):
+    assert script_here("benchmark.py", *options) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")

@@ -132,9 +132,9 @@ def test_the_checkpoint_loads_in_plain_python(finished_run):
     assert_same_tensors(dict(module.state_dict()), content["state_dict"])
 
 
-def test_its_config_repeats_the_run(finished_run, tmp_path):
+def test_its_config_repeats_the_run(finished_run, tmp_path, train_here, capfd):
     run, _ = finished_run
-    run_train("--config", run / "config.yaml", cwd=tmp_path)
+    assert train_here("--config", run / "config.yaml") == 0
     repeated = tmp_path / "runs" / "classic-synthetic" / "1"
     assert without_times(metrics(repeated)) == without_times(metrics(run))
     assert_same_tensors(checkpoint(repeated)["state_dict"], checkpoint(run)["state_dict"])
@@ -181,7 +181,7 @@ def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_p
     assert "--epochs" in finished.stdout
 
 
-def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finished_run, tmp_path):
+def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finished_run, tmp_path, train_here, capfd):
     source, _ = finished_run
     run = tmp_path / "moved"
     shutil.copytree(source, run)
@@ -194,11 +194,11 @@ def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finis
     torch.save(content, run / "checkpoints" / "last.ckpt")
     best = (run / "checkpoints" / "best.ckpt").read_bytes()
     # As if the run had been extended to 5 epochs before, and killed in its test.
-    run_train("--resume", run, "--epochs=5", cwd=tmp_path)
+    assert train_here("--resume", run, "--epochs=5") == 0
     assert (run / "checkpoints" / "best.ckpt").read_bytes() == best
     assert json.loads((run / "summary.json").read_text())["epochs"] == 5
     shutil.copy(source / "summary.json", run)
-    run_train("--resume", run, cwd=tmp_path)
+    assert train_here("--resume", run) == 0
     assert json.loads((run / "summary.json").read_text())["epochs"] == 5
 
 
@@ -227,12 +227,12 @@ def test_a_signal_ends_with_the_way_to_go_on(number, code, word, synthetic_optio
     assert "Traceback" not in error
 
 
-def test_an_older_checkpoint_continues_in_a_new_folder_with_its_history(finished_run, synthetic_options, tmp_path):
+def test_an_older_checkpoint_continues_in_a_new_folder_with_its_history(finished_run, tmp_path, train_here, capfd):
     source, _ = finished_run
     before = (source / "metrics.csv").read_text()
     best = source / "checkpoints" / "best.ckpt"
     epoch = int(checkpoint(source, "best")["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    run_train("--resume", best, "--epochs=5", cwd=tmp_path)
+    assert train_here("--resume", best, "--epochs=5") == 0
     run = tmp_path / "runs" / "classic-synthetic" / "1"
     assert [int(row["epoch"]) for row in metrics(run)] == [1, 2, 3, 4, 5]
     assert metrics(run)[:epoch] == metrics(source)[:epoch]
@@ -267,8 +267,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert not (run / "summary.json").exists()
 
 
-def test_lightnings_own_options_work_beside_ours(synthetic_options, tmp_path):
-    process = run_train(
+def test_lightnings_own_options_work_beside_ours(synthetic_options, tmp_path, train_here, capfd):
+    code = train_here(
         *synthetic_options,
         "--variant=wide",
         "--epochs=1",
@@ -281,21 +281,26 @@ def test_lightnings_own_options_work_beside_ours(synthetic_options, tmp_path):
         "--trainer.callbacks.monitor=val_loss",
         "--optimizer=Adam",
         "--optimizer.lr=0.002",
-        cwd=tmp_path,
     )
+    assert code == 0
     run = tmp_path / "runs" / "wide-synthetic" / "1"
-    assert "50 training images held out" in process.stdout
+    assert "50 training images held out" in capfd.readouterr().out
     assert metrics(run)[0]["lr"] == "0.002"
     assert checkpoint(run)["state_dict"]["net.dense.weight"].shape == (300, 4096)
     assert (tmp_path / "logs" / "lightning_logs" / "version_0" / "metrics.csv").exists()
 
 
-def test_print_config_can_be_given_back(synthetic_options, tmp_path):
-    printed = run_train(*synthetic_options, "--variant=wide", "--print_config", cwd=tmp_path).stdout
+def test_print_config_can_be_given_back(synthetic_options, tmp_path, train_here, capfd):
+    def printed_by(*options):
+        with pytest.raises(SystemExit) as stop:
+            train_here(*options, "--print_config")
+        assert not stop.value.code
+        return capfd.readouterr().out
+
+    printed = printed_by(*synthetic_options, "--variant=wide")
     assert "variant: wide" in printed
     (tmp_path / "printed.yaml").write_text(printed)
-    again = run_train("--config=printed.yaml", "--print_config", cwd=tmp_path).stdout
-    assert again == printed
+    assert printed_by("--config=printed.yaml") == printed
     assert not (tmp_path / "runs").exists()
 
 
