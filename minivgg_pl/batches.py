@@ -1,6 +1,7 @@
 """Which images make a batch, on how many devices: order, shares and where a resumed epoch goes on."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -69,15 +70,7 @@ class BatchSampler(DistributedSampler):
         Raises:
             InputError: If it stopped in the middle, and the batches are others now.
         """
-        position, *batches = (state.get(name) for name in ("position", "batch_size", "num_devices"))
-        if type(position) is not int or position < 0:
-            raise InputError(f"the checkpoint does not say where in its epoch it was saved: position is {position}")
-        if position and batches != [self.batch_size, self.num_replicas]:
-            raise InputError(
-                f"the checkpoint was saved inside an epoch of batches of {batches[0]} on {batches[1]} devices: go on "
-                f"with those, not {self.batch_size} on {self.num_replicas}"
-            )
-        self._start = position
+        self._start = check_position(state, self.batch_size, self.num_replicas)
 
 
 class EpochShuffler(BatchSampler):
@@ -139,6 +132,23 @@ class ImageLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Restore the sampler's state."""
         self.sampler.load_state_dict(state)
+
+
+def check_position(state: dict[str, Any], batch_size: int, num_devices: int) -> int:
+    """Return how many batches of its epoch a checkpoint has behind it, by the BatchSampler's `state`.
+
+    Raises:
+        InputError: If the epoch cannot go on in batches of `batch_size` on `num_devices` devices together.
+    """
+    position, *before = (state.get(name, 0) for name in ("position", "batch_size", "num_devices"))
+    if type(position) is not int or position < 0:
+        raise InputError(f"the checkpoint does not say where in its epoch it was saved: position is {position}")
+    if position and before != [batch_size, num_devices]:
+        raise InputError(
+            f"the checkpoint was saved inside an epoch, {before[0]} images a batch, devices: {before[1]}; until its "
+            f"end --data.batch_size and --trainer.devices must stay (now {batch_size}, devices: {num_devices})"
+        )
+    return position
 
 
 def make_loader(

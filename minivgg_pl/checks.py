@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.batches import LEAST_TO_TRAIN
@@ -156,5 +158,10 @@ def check_devices(trainer: Trainer, sync_batchnorm: bool | None, data: ImageData
             f"--data.batch_size {size} split over {num_devices} devices leaves one a single image, and batch norm "
             f"needs two to train: give {LEAST_TO_TRAIN * num_devices} or more"
         )
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        # Its processes train copies of the module, and nothing of them comes back to test and to sum up.
+        raise InputError("--trainer.strategy: a strategy that spawns or forks cannot be tested afterwards; give ddp")
+    if trainer.num_nodes > 1:
+        rank_zero_info(f"Waiting for the processes of {trainer.num_nodes} machines: start the same command on each")
     if sync_batchnorm and trainer.strategy.root_device.type == "cpu":
         raise InputError("--trainer.sync_batchnorm true: torch has it on GPUs alone; leave it out on the CPU")

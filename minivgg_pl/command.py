@@ -17,6 +17,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 MAX_DIGITS = 9
+STEPS = "--checkpoint_every_n_steps"
 # Libraries quote what they refuse, however long.
 MAX_MESSAGE = 2000
 
@@ -157,9 +158,8 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
         if word == "--compile":
             expanded.append("--compile=true")
             continue
-        if name == "--checkpoint-every-n-steps":
-            word = word.replace(name, "--checkpoint_every_n_steps")
-        if name not in ("--variant", "--gpus", "--epochs", "--recipe", "--resume"):
+        name = name.replace("--checkpoint-every-n-steps", STEPS)
+        if name not in ("--variant", "--gpus", "--epochs", "--recipe", "--resume", STEPS):
             expanded.append("--help" if word == "--help.full" else word)
             continue
         if not has_value:
@@ -191,11 +191,13 @@ def _dotted(name: str, value: str) -> list[str]:
         if value not in ARCHITECTURES:
             raise InputError(f"--variant {value}: unknown; choose one of {', '.join(ARCHITECTURES)}")
         return [f"--model.variant={value}"]
-    lowest = 1 if name == "--epochs" else 0
+    lowest = 0 if name == "--gpus" else 1
     if not value.isdecimal() or len(value) > MAX_DIGITS or int(value) < lowest:
         raise InputError(f"{name} {value}: give a whole number, {lowest} or more")
     if name == "--epochs":
         return [f"--trainer.max_epochs={int(value)}"]
+    if name == STEPS:
+        return [f"{STEPS}={int(value)}"]
     if int(value) == 0:
         return ["--trainer.accelerator=cpu", "--trainer.devices=1"]
     return ["--trainer.accelerator=gpu", f"--trainer.devices={int(value)}"]

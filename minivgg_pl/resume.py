@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minivgg_pl import runs
+from minivgg_pl.batches import check_position
 from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint, run_folder_of
 from minivgg_pl.config_files import read_config
 from minivgg_pl.data_options import import_data_class
@@ -78,6 +79,14 @@ class ResumePoint:
         if max_epochs is None or not 0 <= max_epochs <= self.epoch:
             return False
         return self.folder is None or runs.tested_epochs(self.folder) == self.epoch
+
+    def check_position(self, batch_size: int, num_devices: int) -> None:
+        """Check that an epoch in progress can go on in batches of `batch_size` on `num_devices` devices together.
+
+        Raises:
+            InputError: If it was begun in others.
+        """
+        check_position(self.data_state.get("position") or {}, batch_size, num_devices)
 
     def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
@@ -159,6 +168,12 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
     if is_inside and (is_last_batch or not data_state(content).get("position")):
         # Lightning would leave the epoch's validation out, or begin the epoch's images again.
         raise InputError(f"--resume {path}: it was saved inside epoch {epochs + 1}; give one of an epoch's end")
+    if not is_inside and not is_last_batch:
+        # Lightning would take the rest of the epoch for the next one.
+        raise InputError(
+            f"--resume {path}: the run stopped inside epoch {epochs} (max_steps, max_time or an early stop) and "
+            "counted it; give a checkpoint of an epoch's end, or start from its weights: --model.init_from"
+        )
     return epochs
 
 

@@ -1,10 +1,13 @@
 """One run of the command: parse, fit, test once, leave summary.json and print the table."""
 
 import logging
+import signal
 import time
 import warnings
 from pathlib import Path
 
+import torch
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -16,6 +19,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.module import NonFiniteLossError
 from minivgg_pl.resume import ResumePoint, find_resume_point
 from minivgg_pl.summary import summarize, summary_table
+from minivgg_pl.termination import end_at_once
 
 
 def train(argv: list[str], resume_path: str | None = None) -> int:
@@ -32,6 +36,17 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
         InputError: On bad input.
     """
     _quiet_known_noise()
+    previous = signal.signal(signal.SIGTERM, end_at_once)
+    try:
+        return _train(argv, resume_path)
+    except SIGTERMException:
+        return fail("terminated. Nothing was trained yet", EXIT_TERMINATED)
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end_at_once:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _train(argv: list[str], resume_path: str | None) -> int:
     resume = find_resume_point(Path(resume_path)) if resume_path else None
     try:
         cli = MiniVGGCLI([*(resume.arguments() if resume else []), *argv], resume)
@@ -84,6 +99,10 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
         return _stop(cli, f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
+    except RuntimeError as error:
+        if cli.trainer.world_size == 1 or not _is_lost_connection(error):
+            raise
+        return _stop(cli, f"another process of the run is gone. {_how_to_continue(cli.recorder)}", EXIT_FAILED)
     except SIGTERMException:
         return _stop(cli, f"terminated. {_how_to_continue(cli.recorder)}", EXIT_TERMINATED)
     except SystemExit:
@@ -103,10 +122,22 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     return 0
 
 
+def _is_lost_connection(error: RuntimeError) -> bool:
+    # Gloo has no exception of its own, but names its files.
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+
+
 def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
     """Say once, not once a process, what ended all of them; return the exit code."""
-    # The first process gives it: Lightning would kill that one if it saw another fail.
-    return fail(message, code) if cli.trainer.is_global_zero else 0
+    # A second one changes nothing.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The first process gives the code: Lightning would kill that one if it saw another fail.
+    if not cli.trainer.is_global_zero:
+        return 0
+    if isinstance(cli.trainer.strategy.launcher, _SubprocessScriptLauncher):
+        # One that never got as far as to listen.
+        cli.trainer.strategy.launcher.kill(signal.SIGKILL)
+    return fail(message, code)
 
 
 def _last_checkpoint(recorder: callbacks.RunRecorder) -> Path | None:

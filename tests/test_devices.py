@@ -148,6 +148,10 @@ def test_processes_share_the_images_one_folder_and_one_line(num_devices, size, t
     ("options", "message"),
     [
         ([*TWO, "--data.batch_size=3", "--data.split_batches=true"], "split over 2 devices leaves one a single image"),
+        (
+            [*TWO, "--trainer.strategy=ddp_spawn"],
+            "a strategy that spawns or forks cannot be tested afterwards; give ddp",
+        ),
         ([*TWO, "--trainer.sync_batchnorm=true"], "--trainer.sync_batchnorm true: torch has it on GPUs alone"),
     ],
 )
@@ -189,3 +193,30 @@ def test_a_signal_ends_all_processes_in_one_line(number, code, synthetic_options
     assert error.count("error: ") == 1
     assert "To go on: --resume runs/classic-synthetic/1" in error
     assert "Traceback" not in error
+
+
+KILLER = """
+import os, signal
+from lightning.pytorch import Callback
+
+class KillSecond(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_rank == 1 and trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_death_of_another_process_is_one_line_with_the_way_to_go_on(synthetic_options, tmp_path):
+    (tmp_path / "killer.py").write_text(textwrap.dedent(KILLER))
+    process = run_train(
+        *synthetic_options[1:],
+        *TWO,
+        "--epochs=3",
+        "--trainer.callbacks=killer.KillSecond",
+        cwd=tmp_path,
+        env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "another process of the run is gone. To go on: --resume runs/classic-synthetic/1" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -49,8 +49,10 @@ def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(synthetic_optio
     assert train_here(*options, "--trainer.callbacks=tests.test_saving.Keep") == 0
     run = tmp_path / "runs" / "classic-synthetic" / "1"
     shutil.copy(tmp_path / "4.ckpt", run / "checkpoints" / "last.ckpt")
+    before = sorted(run.rglob("*"))
     assert train_here("--resume", run, "--data.batch_size=48") == 2
-    assert "batches of 24 on 1 devices: go on with those, not 48 on 1" in capfd.readouterr().err
+    assert sorted(run.rglob("*")) == before
+    assert "inside an epoch, 24 images a batch, devices: 1; until its end" in capfd.readouterr().err
 
 
 def test_a_run_without_a_checkpoint_begins_again_in_its_folder(finished_run, train_here, tmp_path):
@@ -123,3 +125,11 @@ def test_a_folder_is_unlocked_when_the_run_is_over(tmp_path):
     recorder._lock = lock_run(tmp_path)
     recorder.unlock()
     os.close(lock_run(tmp_path))
+
+
+def test_a_run_that_stopped_inside_an_epoch_and_counted_it_is_not_taken_for_whole(
+    synthetic_options, train_here, tmp_path, capfd
+):
+    assert train_here(*synthetic_options, "--epochs=2", "--data.batch_size=24", "--trainer.max_steps=4") == 0
+    assert train_here("--resume=runs/classic-synthetic/1", "--trainer.max_steps=-1") == 2
+    assert "the run stopped inside epoch 1" in capfd.readouterr().err
