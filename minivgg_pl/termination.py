@@ -27,10 +27,20 @@ class TerminateTogether(Callback):
     def __init__(self) -> None:
         self._received = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def _listen(self, trainer: Trainer) -> None:
         if trainer.world_size > 1:
             # Lightning puts back what was there before when it is done.
             signal.signal(signal.SIGTERM, self._notice)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._listen(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning has put its own in place since.
+        self._listen(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen(trainer)
 
     def _notice(self, number: int, frame: Any) -> None:
         self._received = True
