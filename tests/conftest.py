@@ -72,6 +72,29 @@ def train_here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def refuse(tmp_path, monkeypatch, capfd, synthetic_options):
+    """Run the command in an empty folder, expect a refusal, and return its one line."""
+    from minivgg_pl.command import main
+
+    def refuse(*options, synthetic=True):
+        folder = tmp_path / "empty"
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        try:
+            code = main([*(synthetic_options if synthetic else []), *map(str, options)])
+        except SystemExit as exit_:
+            code = exit_.code
+        error = capfd.readouterr().err
+        assert code == 2
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1, error
+        assert not list(folder.iterdir())
+        return error
+
+    return refuse
+
+
+@pytest.fixture
 def script_here(monkeypatch):
     """A script's main() in this process, several times quicker than a process of its own; returns its exit code."""
 

@@ -7,6 +7,7 @@ import pickletools
 import shutil
 import tarfile
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,24 +30,24 @@ ODD_VALUES = [None, True, -1, 0, 2**31, 10**12, 10**300, 1.5, float("nan"), floa
 ODD_VALUES += [{"a": {}}, ["cat"] * 10, "1" * 5000, "[" * 500, {"class_path": "os.system"}, {"__path__": 5}]
 
 
-class Format:
+class Format(ABC):
     """A format: `cases` damages what `valid` holds, `write` puts a case into `folder`, and `read` reads it."""
 
     def __init__(self, folder: Path, canary: Path) -> None:
         self.folder, self.canary = folder, canary
         self.valid = self.make()
 
+    @abstractmethod
     def make(self) -> bytes:
         """Return a valid file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cases(self) -> st.SearchStrategy[bytes]:
         """Return the strategy for damaged files."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, case: bytes) -> None:
         """Read a file as the commands do."""
-        raise NotImplementedError
 
 
 def payloads(canary: Path) -> list[bytes]:

@@ -6,31 +6,6 @@ import shutil
 import pytest
 import torch
 
-from minivgg_pl.command import main
-
-
-@pytest.fixture
-def refuse(tmp_path, monkeypatch, capfd, synthetic_options):
-    """Run the command in an empty folder, expect a refusal, and return its one line."""
-
-    def refuse(*options, synthetic=True):
-        folder = tmp_path / "empty"
-        folder.mkdir(exist_ok=True)
-        monkeypatch.chdir(folder)
-        try:
-            code = main([*(synthetic_options if synthetic else []), *map(str, options)])
-        except SystemExit as exit_:
-            code = exit_.code
-        error = capfd.readouterr().err
-        assert code == 2
-        assert error.startswith("error: ")
-        assert error.count("\n") == 1, error
-        assert not list(folder.iterdir())
-        return error
-
-    return refuse
-
-
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
