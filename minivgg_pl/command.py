@@ -38,7 +38,7 @@ config.yaml, metrics.csv (a row an epoch), curves.png, checkpoints/, report.csv,
   --data.root DIR      folder with the data, or where they are downloaded to, 170 MB (default: data)
   --data.dataset NAME  cifar10, or synthetic: ten drawn shapes, no download (default: cifar10)
   --data.url URL       a mirror of cifar-10-python.tar.gz; any is safe, the MD5 is checked
-  --data.batch_size N  images a batch (default: 64)
+  --data.batch_size N  images a batch (default: 64), on each device; --data.split_batches true: on all of them together
   --data.val_size N    training images held out for validation; 0 validates on the test set (default: 0)
   --model.lr RATE      learning rate of the first batch (default: 0.01)
   --model.init_from WEIGHTS  start from trained weights: classic, wide, a run folder, .ckpt, .safetensors, or Keras'

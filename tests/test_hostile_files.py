@@ -49,8 +49,9 @@ CONFIGS = {
     f"model: {{mean: ['{BOMB}']}}": "more than 2,000 values",
     "model: &a {lr: *a}": "stands in",
     "model: &a [1]\ndata: &a [*a]": "stands in",
-    "[" * 5000: "nested deeper than 30",
-    "[" * 3000 + "]" * 3000: "nested deeper than 30",
+    # "nested deeper than 30"; from PyYAML 6.0.4 on its scanner runs ahead, and stops first: "maximum nesting depth".
+    "[" * 5000: "nest",
+    "[" * 3000 + "]" * 3000: "nest",
     "model: {variant: wi\0de}": "control characters",
     "model: 5": MODEL_SECTION,
     "model: []": MODEL_SECTION,
