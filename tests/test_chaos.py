@@ -57,19 +57,29 @@ class Training:
         assert len(found) <= 1
         self.run = found[0] if found else None
         command = ["--resume", str(self.run)] if self.run else self.options
-        self.output = (self.folder / "output.txt").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, TRAIN, *command], cwd=self.folder, stdout=self.output, stderr=subprocess.STDOUT
-        )
+        with (self.folder / "output.txt").open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, TRAIN, *command], cwd=self.folder, stdout=output, stderr=subprocess.STDOUT
+            )
         return bool(self.run)
 
     def said(self):
-        self.output.seek(0)
-        return self.output.read()
+        return (self.folder / "output.txt").read_text()
 
     def epochs_said(self):
+        """Return how many epochs this start has finished, and the number of the last."""
         lines = [line for line in self.said().splitlines() if line.startswith("epoch ")]
-        return int(lines[-1].split()[1].partition("/")[0]) if lines else 0
+        return len(lines), int(lines[-1].split()[1].partition("/")[0]) if lines else 0
+
+    def lives(self, epochs, seconds):
+        """Wait until this start has finished `epochs` epochs, and `seconds` more; return whether it still runs."""
+        while self.process.poll() is None and self.epochs_said()[0] < epochs:
+            time.sleep(0.02)
+        try:
+            self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +90,12 @@ def uninterrupted(tmp_path_factory, synthetic_options):
         training = Training(kind, tmp_path_factory.mktemp("whole") / kind, synthetic_options)
         start = time.monotonic()
         training.start()
-        while not training.epochs_said():
-            assert training.process.poll() is None, training.said()
-            time.sleep(0.05)
+        assert training.lives(epochs=1, seconds=0), training.said()
         first = time.monotonic() - start
         assert training.process.wait() == 0, training.said()
-        training.start()
-        training.process.wait()
-        results[kind] = training.run, first, (time.monotonic() - start - first) / EPOCHS
+        an_epoch = (time.monotonic() - start - first) / EPOCHS
+        (config,) = training.folder.glob("runs/*/*/config.yaml")
+        results[kind] = config.parent, first, an_epoch
     return results
 
 
@@ -101,20 +109,18 @@ def test_kills_at_random_moments_lose_the_epoch_in_progress_at_most(uninterrupte
         training = Training(kind, tmp_path / str(runs), synthetic_options)
         while True:
             resumes += training.start()
-            try:
-                # From the first instant on, over start-up, to several epochs.
-                wait = chance.uniform(0, first + 8 * an_epoch) if kills < KILLS else None
-                code = training.process.wait(timeout=wait)
-            except subprocess.TimeoutExpired:
-                training.process.kill()
-                training.process.wait()
-                kills += 1
-            else:
-                assert code == 0, training.said()
+            # In start-up, from the first instant on, or inside one of the next epochs, or between two.
+            epochs = chance.choice([0, 1, 1, 2, 3])
+            seconds = chance.uniform(0, an_epoch if epochs else first)
+            if kills == KILLS or not training.lives(epochs, seconds):
+                assert training.process.wait() == 0, training.said()
                 break
+            training.process.kill()
+            training.process.wait()
+            kills += 1
             for run in training.folder.glob("runs/*/*"):
                 check_every_file_is_whole(run)
-                lost = max(training.epochs_said(), len(metrics(run)) if (run / "metrics.csv").exists() else 0)
+                lost = max(training.epochs_said()[1], len(metrics(run)) if (run / "metrics.csv").exists() else 0)
                 most_lost = max(most_lost, lost - finished_epochs(run))
                 assert lost - finished_epochs(run) <= 1
         runs += 1
