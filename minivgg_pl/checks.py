@@ -16,6 +16,7 @@ from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.keras_weights import is_keras_file
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.recipe import RECIPES, recipe_options
+from minivgg_pl.resume import ResumePoint
 from minivgg_pl.weights import NORMALIZATION, load_trained
 
 # Each setting that only one choice of another uses: (setting, what it belongs to, the choice).
@@ -149,8 +150,10 @@ def check_gpus(accelerator: Any, devices: Any) -> None:
         raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")
 
 
-def check_devices(trainer: Trainer, sync_batchnorm: bool | None, data: ImageDataModule) -> None:
-    """Check that the devices of `trainer` can train on their shares of the data."""
+def check_devices(
+    trainer: Trainer, sync_batchnorm: bool | None, data: ImageDataModule, resume: ResumePoint | None
+) -> None:
+    """Check that the devices of `trainer` can train on their shares of the data, from where the run is resumed on."""
     num_devices = trainer.num_devices * trainer.num_nodes
     size = data.global_batch_size(num_devices)
     if size < LEAST_TO_TRAIN * num_devices:
@@ -158,6 +161,8 @@ def check_devices(trainer: Trainer, sync_batchnorm: bool | None, data: ImageData
             f"--data.batch_size {size} split over {num_devices} devices leaves one a single image, and batch norm "
             f"needs two to train: give {LEAST_TO_TRAIN * num_devices} or more"
         )
+    if resume:
+        resume.check_position(size, num_devices)
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         # Its processes train copies of the module, and nothing of them comes back to test and to sum up.
         raise InputError("--trainer.strategy: a strategy that spawns or forks cannot be tested afterwards; give ddp")

@@ -149,10 +149,7 @@ class MiniVGGCLI(LightningCLI):
             raise InputError(f"--trainer: {error}") from error
         finally:
             logger.setLevel(level)
-        checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule)
-        if self.resume:
-            num_devices = trainer.num_devices * trainer.num_nodes
-            self.resume.check_position(self.datamodule.global_batch_size(num_devices), num_devices)
+        checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule, self.resume)
         if workspace:
             # The Trainer overwrites what the user had set.
             os.environ[CUBLAS_WORKSPACE] = workspace
