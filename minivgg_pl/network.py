@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.dropout import ByteDropout
 from minivgg_pl.initialization import glorot, pass_on, whiten
 
 # Keras' BatchNormalization defaults. Its momentum is the share of the old statistic, PyTorch's that of the new one:
@@ -112,7 +113,7 @@ class MiniVGG(nn.Module):
         self.dense = nn.Linear(in_channels * size * size, dense_units)
         self.dense_relu = nn.ReLU(inplace=True)
         self.dense_bn = nn.BatchNorm1d(dense_units, eps=BATCH_NORM_EPS, momentum=batch_norm_momentum)
-        self.dense_dropout = nn.Dropout(architecture.dense_dropout)
+        self.dense_dropout = ByteDropout(architecture.dense_dropout)
         self.classifier = nn.Linear(dense_units, num_classes)
         self.reset_parameters()
 
@@ -181,7 +182,7 @@ def _block(in_channels: int, widths: Sequence[int], dropout: float, batch_norm_m
         layers[f"bn{number}"] = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS, momentum=batch_norm_momentum)
         in_channels = out_channels
     layers["pool"] = nn.MaxPool2d(2)
-    layers["dropout"] = nn.Dropout(dropout)
+    layers["dropout"] = ByteDropout(dropout)
     return nn.Sequential(layers)
 
 

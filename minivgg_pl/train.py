@@ -16,6 +16,7 @@ from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, fail
 from minivgg_pl.environment import describe_environment
 from minivgg_pl.errors import InputError
+from minivgg_pl.memory import keep_freed_memory
 from minivgg_pl.module import NonFiniteLossError
 from minivgg_pl.resume import ResumePoint, find_resume_point
 from minivgg_pl.summary import summarize, summary_table
@@ -36,6 +37,7 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
         InputError: On bad input.
     """
     _quiet_known_noise()
+    keep_freed_memory()
     previous = signal.signal(signal.SIGTERM, end_at_once)
     try:
         return _train(argv, resume_path)
