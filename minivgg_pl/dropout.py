@@ -7,9 +7,9 @@ from torch import Tensor, nn
 class ByteDropout(nn.Dropout):
     """`torch.nn.Dropout`, faster on a CPU where its probability is a multiple of 1/256, such as 0.25 and 0.5.
 
-    PyTorch draws a double for each value. There a byte decides exactly as well, and eight come from one draw: a mask for
-    2048 x 64 x 8 x 8 bfloat16 values takes 20 ms in place of 76 on a core of an AMD EPYC. Everywhere else, and out of
-    training, it is `nn.Dropout` itself.
+    PyTorch draws a double for each value. There a byte decides exactly as well, and eight come from one draw: 2048 x 64
+    x 8 x 8 bfloat16 values take 20 ms in place of 76 on a core of an AMD EPYC. Everywhere else, and out of training, it
+    is `nn.Dropout` itself.
 
     Args:
         p: Probability of a zero, in [0, 1].

@@ -28,4 +28,5 @@ def keep_freed_memory() -> bool:
         # musl has none.
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGEST_INT), (M_TOP_PAD, TOP_PAD))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    answers = [mallopt(name, value) for name, value in settings]
+    return all(answer == 1 for answer in answers)

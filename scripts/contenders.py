@@ -109,8 +109,10 @@ def run_ours(args: argparse.Namespace, recipe: str) -> Race:
     from lightning.pytorch.callbacks import LambdaCallback
 
     from minivgg_pl.cli import MiniVGGCLI
+    from minivgg_pl.memory import keep_freed_memory
     from minivgg_pl.recipe import recipe_path
 
+    keep_freed_memory()
     options = [f"--config={recipe_path(recipe)}", f"--model.variant={args.variant}", "--native_bf16=true"]
     options += [f"--data.{name}={value}" for name, value in data_options(args).items()]
     options += [f"--trainer.{name}" for name in ("enable_progress_bar=false", "enable_model_summary=false")]

@@ -39,6 +39,9 @@ def run_tutorial(args: argparse.Namespace) -> Race:
         def __init__(self) -> None:
             super().__init__()
             self.net = MiniVGG(args.variant)
+            for name, module in list(self.net.named_modules()):
+                if isinstance(module, torch.nn.Dropout):  # torch's own, not this package's faster one
+                    self.net.set_submodule(name, torch.nn.Dropout(module.p))
             self.accuracy = torch.nn.ModuleDict({s: MulticlassAccuracy(10, average="micro") for s in ("fit", "val")})
 
         def _loss(self, batch: Any, stage: str) -> torch.Tensor:
