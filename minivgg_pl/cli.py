@@ -19,7 +19,7 @@ from minivgg_pl import callbacks, checks, runs, saving
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.config_files import PARSER_MODE
 from minivgg_pl.data_options import build_data, import_data_class, named_data_class
-from minivgg_pl.errors import InputError
+from minivgg_pl.errors import InputError, check_seed
 from minivgg_pl.image_data import ImageDataModule
 from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.parsing import OneLineParser
@@ -77,6 +77,7 @@ class MiniVGGCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse; LightningCLI's own warns whenever arguments come from anywhere but `sys.argv`."""
         self.config = parser.parse_args(args)
+        check_seed("--seed_everything", self.config.seed_everything)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""

@@ -28,13 +28,16 @@ def read_config(path: Path) -> Any:
     """Return what the YAML file at `path` holds, in plain values.
 
     Raises:
-        InputError: If it cannot be read, is no file, not UTF-8, no YAML, or larger or deeper than any config.
+        InputError: If it cannot be read, is no file, empty, not UTF-8, no YAML, or larger or deeper than any config.
     """
     text = _read_text(path)
     try:
-        return _build(text, _plain_values)
+        options = _build(text, _plain_values)
     except (InputError, yaml.YAMLError) as error:
         raise InputError(f"{path}: Problems parsing config: {error}") from error
+    if options is None:
+        raise InputError(f"{path}: holds no options; give a YAML file, such as a run's config.yaml")
+    return options
 
 
 def install() -> None:
@@ -67,7 +70,8 @@ def typed_config(value: str) -> Any:
 
 def _read_text(path: Path) -> str:
     if not path.is_file():  # a pipe would be waited for
-        raise InputError(f"{path}: there is no such file; give a YAML file, such as a run's config.yaml")
+        what = "not a file" if path.exists() else "there is no such file"
+        raise InputError(f"{path}: {what}; give a YAML file, such as a run's config.yaml")
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

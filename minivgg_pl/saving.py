@@ -84,6 +84,11 @@ class RunCheckpoint(ModelCheckpoint):
             self.dirpath = str((self.recorder.folder / runs.LAST_CHECKPOINT.parent).resolve())
         super().setup(trainer, pl_module, stage)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Before a first validation there is no best; ModelCheckpoint would warn and keep that epoch.
+        if self.monitor is None or self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         resume = self.recorder.resume
         if resume is not None and resume.folder is not None:

@@ -8,6 +8,12 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
+
+# Works from a clone, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from minivgg_pl.command import OneLineArgumentParser
 
 Version = tuple[int, ...]
 
@@ -29,7 +35,7 @@ KNOWN_BAD = (
 
 def main() -> int:
     """Print the bad ones, or one line that there are none."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     installed = {name: version for name, _, _ in KNOWN_BAD if (version := installed_version(name))}
     bad = [(name, reason) for name, is_bad, reason in KNOWN_BAD if name in installed and is_bad(parse(installed[name]))]

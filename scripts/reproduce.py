@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from minivgg_pl import runs
 from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, OneLineArgumentParser, fail, guarded
-from minivgg_pl.errors import InputError
+from minivgg_pl.errors import InputError, check_seed
 from minivgg_pl.outputs import check_output
 from minivgg_pl.results import (
     CLAIMS,
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, options: list[str]) -> int:
     if args.name not in claims:
         raise InputError(f"{args.name}: no result of that name; choose one of {', '.join(claims)}")
     claimed = claims[args.name]
-    seeds = list(dict.fromkeys(args.seeds or [row["seed"] for row in claimed]))
+    seeds = [check_seed("--seeds", seed) for seed in dict.fromkeys(args.seeds or [row["seed"] for row in claimed])]
     measured = []
     try:
         for seed in seeds:

@@ -62,6 +62,8 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         (["--model.lr", ".inf"], "lr is inf: give a finite learning rate"),
         (["--model.batch_norm_images", "-1"], "batch_norm_images is -1"),
         (["--model.batch_norm_momentum", "0"], "batch_norm_momentum is 0.0: give above 0 to 1"),
+        (["--seed_everything", "-1"], "--seed_everything -1: give a whole number from 0 to 4294967295"),
+        (["--config", "."], r"\.: not a file; give a YAML file"),
         (["--data.flip", "up"], "data.flip"),
         (["--data.shift", "32"], "shift is 32: give 0 to 31"),
         (["--native_bf16", "perhaps"], "native_bf16"),
@@ -117,7 +119,7 @@ def test_more_gpus_than_there_are_are_refused(refuse):
         ("trainer: {max_epochs: soon}\n", "max_epochs"),
         ("model: null\ntrainer: {max_epochs: 2}\n", "variant null"),
         ("model: {variant: null}\n", "variant null"),
-        ("", "Unexpected config"),
+        ("", "holds no options; give a YAML file"),
     ],
 )
 def test_a_bad_config_file_is_refused(refuse, tmp_path, text, message):
