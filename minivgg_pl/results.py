@@ -12,10 +12,11 @@ from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.article import article_rows
 from minivgg_pl.errors import InputError
 from minivgg_pl.outputs import write_whole
+from minivgg_pl.recipe import recipe_options
 
 CLAIMS = Path(__file__).with_name("results.csv")
 # What a run must have in common with a claim to be compared with it.
-COMPARED = ("dataset", "train_images", "test_images", "epochs")
+COMPARED = ("dataset", "train_images", "test_images")
 COLUMNS = (
     *("variant", "recipe", "epochs", "seed", "dataset", "train_images", "test_images"),
     *("train_loss", "train_acc", "test_loss", "test_acc"),
@@ -27,8 +28,10 @@ Result = dict[str, Any]
 
 
 def name_of(result: Result) -> str:
-    """Return what a result is called on the command line, such as `classic-article`."""
-    return f"{result['variant']}-{result['recipe']}"
+    """Return what a result is called on the command line: `classic-article`, or `wide-modern-60` in unusual epochs."""
+    name = f"{result['variant']}-{result['recipe']}"
+    usual = recipe_options(result["recipe"]).get("trainer.max_epochs", ARCHITECTURES[result["variant"]].epochs)
+    return name if result["epochs"] == usual else f"{name}-{result['epochs']}"
 
 
 def read_results(path: Path = CLAIMS) -> list[Result]:
@@ -76,7 +79,7 @@ def add_result(path: Path, result: Result) -> bool:
 
 def _order(result: Result) -> tuple[Any, ...]:
     # The article's results first, its networks in their order.
-    return result["recipe"], list(ARCHITECTURES).index(result["variant"]), result["seed"]
+    return result["recipe"], list(ARCHITECTURES).index(result["variant"]), result["epochs"], result["seed"]
 
 
 def result_of_run(folder: Path) -> Result:

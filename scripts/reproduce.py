@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 # Works from a clone, installed or not.
@@ -169,19 +170,19 @@ def judge_runs(args: argparse.Namespace, claims: Claims) -> int:
     measured = claims_by_name([result_of_run(folder) for folder in args.runs])
     for name, results in measured.items():
         for result in results:
-            check_comparable(result, claims.get(name, [result]))
+            check_comparable(result, claims.get(name) or list(chain(*claims.values())) or [result])
             keep(args, result)
     codes = [judge(results, claims.get(name, []), claims) for name, results in measured.items()]
     return max(codes)
 
 
 def check_comparable(result: Result, claimed: Sequence[Result]) -> None:
-    """Refuse a run on other data, or of another length, than the claim's."""
+    """Refuse a run on other data than the claim's."""
     for column in COMPARED:
         if result[column] != claimed[0][column]:
             raise InputError(
                 f"{name_of(result)}, seed {result['seed']}: its {column} is {result[column] or 'unknown'}, the claim's "
-                f"{claimed[0][column]}; give a run of the same"
+                f"{claimed[0][column]}; give a run on the same"
             )
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from minivgg_pl.results import CLAIMS, COLUMNS, read_results, result_of_run, write_results
+from minivgg_pl.results import CLAIMS, COLUMNS, name_of, read_results, result_of_run, write_results
 from minivgg_pl.spread import FLOOR, pooled_deviation, seeds_to_separate, t_quantile, tolerance
 from tests.conftest import REPOSITORY
 
@@ -36,7 +36,7 @@ def test_the_readmes_note_on_significance_is_what_is_printed():
 
 def test_every_claim_is_of_the_whole_data_set_and_has_its_weights_hash():
     rows = read_results()
-    assert len({(row["variant"], row["recipe"], row["seed"]) for row in rows}) == len(rows)
+    assert len({(name_of(row), row["seed"]) for row in rows}) == len(rows)
     for row in rows:
         assert (row["dataset"], row["train_images"], row["test_images"]) == ("cifar10", 50_000, 10_000)
         assert re.fullmatch(r"[0-9a-f]{64}", row["weights_sha256"])
@@ -59,7 +59,7 @@ def claims(finished_run, tmp_path):
 
 def test_a_claim_is_repeated_resumed_and_then_only_judged(claims, finished_run, synthetic_options, tmp_path):
     own = tmp_path / "own.csv"
-    command = ["classic-article", "--claims", claims, "--output", own, "--root-dir", tmp_path / "r", *synthetic_options]
+    command = ["classic-article-4", "--claims", claims, "--output", own, "--root-dir", tmp_path, *synthetic_options]
     first = reproduce(*command)
     assert first.returncode == 0, first.stderr
     assert "the claim's weights, bit for bit" in first.stdout
@@ -67,7 +67,7 @@ def test_a_claim_is_repeated_resumed_and_then_only_judged(claims, finished_run, 
     (row,), (claim,) = read_results(own), read_results(claims)
     assert row | {"minutes": claim["minutes"]} == claim
     # As if it had been killed before its test.
-    (summary,) = (tmp_path / "r").rglob("summary.json")
+    (summary,) = tmp_path.rglob("summary.json")
     summary.unlink()
     own.unlink()
     second = reproduce(*command)
@@ -92,7 +92,7 @@ def test_an_older_run_gets_its_weights_hash_from_its_checkpoint(finished_run, tm
 def test_a_run_on_other_data_is_no_repetition(finished_run):
     process = reproduce("--runs", finished_run[0])
     assert process.returncode == 2
-    assert process.stderr.startswith("error: classic-article, seed 0: its dataset is synthetic, the claim's cifar10")
+    assert process.stderr.startswith("error: classic-article-4, seed 0: its dataset is synthetic, the claim's cifar10")
     assert process.stderr.count("\n") == 1
 
 
@@ -100,6 +100,7 @@ def test_a_run_on_other_data_is_no_repetition(finished_run):
     ("options", "message"),
     [
         (["fastest"], "fastest: no result of that name; choose one of classic-article,"),
+        (["classic-article", "--seeds", "-1"], "--seeds -1: give a whole number from 0"),
         (["classic-article", "--model.lr=1"], "--model.lr: not an option here"),
         (["classic-article", "--trainer.max_epochs=1"], "--trainer.max_epochs: not an option here"),
         (["--list", "--table"], "give one of NAME"),
