@@ -3,6 +3,7 @@
 import argparse
 import csv
 import itertools
+import math
 import statistics
 from pathlib import Path
 
@@ -108,10 +109,12 @@ def compare_runs(folders: list[Path], output: Path | None) -> None:
         for odd in (kind for kind in kinds if not isinstance(summary.get(kind), kinds[kind])):
             raise InputError(f"--runs {folder}: {runs.SUMMARY} is damaged, or of an untested run: it lacks {odd}")
         seconds = list(itertools.accumulate(row["seconds"] for row in rows))
-        race = Race([], seconds, [row["val_acc"] for row in rows], 0)
+        # Not every epoch need be validated.
+        seen = [(s, row["val_acc"]) for s, row in zip(seconds, rows, strict=True) if not math.isnan(row["val_acc"])]
+        race = Race([], [s for s, _ in seen], [accuracy for _, accuracy in seen], 0)
         reached = seconds_to_target(race)
         name = f"{summary.get('recipe', 'article')} {summary['variant']}, seed {summary['seed']}"
-        curves[name] = (seconds, race.val_acc)
+        curves[name] = (race.seconds, race.val_acc)
         minutes = "-" if reached is None else f"{reached / 60:.1f}"
         print(f"{name:<28} {len(rows):>6} {seconds[-1] / 60:>8.1f} {minutes:>15} {summary['test_acc']:>14.4f}")
     if output:
