@@ -68,9 +68,11 @@ class BatchSampler(DistributedSampler):
         """Let the next epoch begin where the one of `state` stopped.
 
         Raises:
-            InputError: If it stopped in the middle, and the batches are others now.
+            InputError: If it stopped in the middle, and the batches are others now, or there are fewer.
         """
         self._start = check_position(state, self.batch_size, self.num_replicas)
+        if self._start >= len(self):
+            raise InputError(f"the checkpoint was saved after {self._start} batches of an epoch that has {len(self)}")
 
 
 class EpochShuffler(BatchSampler):
@@ -111,9 +113,10 @@ class ImageLoader(DataLoader):
     Args:
         dataset: The images.
         sampler: Which of them make each batch.
+        trainer: Whose epochs they are, or None.
     """
 
-    def __init__(self, dataset: ImageDataset, sampler: BatchSampler) -> None:
+    def __init__(self, dataset: ImageDataset, sampler: BatchSampler, trainer: Trainer | None = None) -> None:
         super().__init__(
             dataset,
             # The sampler's indices are a batch each.
@@ -124,10 +127,13 @@ class ImageLoader(DataLoader):
             # run creates its iterators at other moments, and would drop other units.
             generator=torch.Generator(),
         )
+        self.trainer = trainer
 
     def state_dict(self) -> dict[str, int]:
-        """Return the sampler's state."""
-        return self.sampler.state_dict()
+        """Return the sampler's state, at an epoch's end that of its next one's beginning."""
+        # The sampler does not know of limit_train_batches.
+        ended = {"position": 0} if self.trainer and self.trainer.is_last_batch else {}
+        return self.sampler.state_dict() | ended
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Restore the sampler's state."""
@@ -169,7 +175,7 @@ def make_loader(
         return DataLoader(dataset, batch_size=batch_size // num_devices, collate_fn=whole_batch)
     if seed is None:
         return ImageLoader(dataset, BatchSampler(dataset, batch_size, num_devices, rank))
-    return ImageLoader(dataset, EpochShuffler(dataset, seed, batch_size, num_devices, rank))
+    return ImageLoader(dataset, EpochShuffler(dataset, seed, batch_size, num_devices, rank), trainer)
 
 
 def batch_sizes(num_images: int, batch_size: int, least: int) -> list[int]:

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from minivgg_pl import class_plots, plots, reports, runs
 from minivgg_pl.article import article_rows
+from minivgg_pl.batches import BatchSampler
 from minivgg_pl.outputs import write_whole
 from minivgg_pl.resume import ResumePoint
 
@@ -24,6 +25,10 @@ def bar_refresh_rate() -> int:
 
 def num_train_images(trainer: Trainer, num_batches: int) -> int:
     """Return how many images the epoch's first `num_batches` batches hold on all devices together."""
+    sampler = getattr(trainer.train_dataloader, "sampler", None)
+    if isinstance(sampler, BatchSampler):
+        return sum(sampler.sizes[:num_batches])
+    # Lightning's own, for overfit_batches.
     data = trainer.datamodule
     return min(num_batches * data.global_batch_size(trainer.world_size), len(data.train_set))
 
@@ -47,7 +52,7 @@ class RunRecorder(Callback):
         self._lock: int | None = None
         self.rows: list[runs.Row] = resume.history() if resume else []
         self._epoch_start = self._train_end = 0.0
-        self._num_batches = 0
+        self._num_batches = self._first_batch = 0
         self.num_train_images = 0
         self._has_validated = False
 
@@ -59,6 +64,8 @@ class RunRecorder(Callback):
             continued = self.resume.folder if self.resume else None
             folder = continued or runs.claim_run_folder(self.base / self.name)
             self._lock = runs.lock_run(folder)
+            if continued:
+                self.resume.check_still_there()
             runs.remove_parts(folder)
         self.folder = Path(trainer.strategy.broadcast(folder))
 
@@ -71,9 +78,11 @@ class RunRecorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that is resumed inside an epoch does not start one.
         self._epoch_start = time.perf_counter()
+        self._first_batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()
+        self._first_batch = 0
         self._has_validated = False
 
     def on_train_batch_end(
@@ -92,6 +101,7 @@ class RunRecorder(Callback):
 
     def _row(self, trainer: Trainer) -> runs.Row:
         self.num_train_images = num_train_images(trainer, self._num_batches)
+        num_timed = self.num_train_images - num_train_images(trainer, self._first_batch)
         # Lightning keeps the values of an earlier epoch where this one had no validation.
         fresh = ("val_",) * self._has_validated
         if trainer.lightning_module.train_totals.sums is None:
@@ -105,7 +115,7 @@ class RunRecorder(Callback):
             # What the next batch will use: the schedule has already been stepped.
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self._epoch_start,
-            "images_per_second": self.num_train_images / (self._train_end - self._epoch_start),
+            "images_per_second": num_timed / (self._train_end - self._epoch_start),
         }
 
 

@@ -11,6 +11,7 @@ import torch
 from minivgg_pl import runs
 from minivgg_pl.errors import InputError
 from minivgg_pl.torch_archives import check_archive, check_extent
+from minivgg_pl.totals import NUM_TOTALS
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -52,8 +53,19 @@ def _damaged_parts(content: dict[Any, Any]) -> Iterator[str]:
     kinds = {"shuffle_seed": int, "class_names": list, "class_path": str, "split": dict}
     if not _is_plain(state) or any(not isinstance(state.get(name, kind()), kind) for name, kind in kinds.items()):
         yield "state of the data module"
+    if not isinstance(state.get("position"), dict | None):
+        yield "position in the epoch"
+    if not _is_epoch_so_far(content.get("epoch_so_far", {})):
+        yield "epoch_so_far"
     if not -(2**63) <= state.get("shuffle_seed", 0) < 2**64:
         yield "shuffle_seed"
+
+
+def _is_epoch_so_far(value: Any) -> bool:
+    if not isinstance(value, dict) or type(value.get("first_step", 0)) is not int:
+        return False
+    sums = value.get("sums")
+    return sums is None or (isinstance(sums, torch.Tensor) and sums.ndim in (1, 2) and sums.shape[-1] == NUM_TOTALS)
 
 
 def _is_plain(value: Any) -> bool:

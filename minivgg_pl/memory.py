@@ -7,7 +7,7 @@ import sys
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
-LARGEST_INT = 2**31 - 1
+NEVER = -1  # as a size, the largest
 # Bytes by which the heap grows at least, so that a first step asks the system a few times and not for each tensor.
 TOP_PAD = 2**28
 
@@ -27,6 +27,6 @@ def keep_freed_memory() -> bool:
     except AttributeError:
         # musl has none.
         return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGEST_INT), (M_TOP_PAD, TOP_PAD))
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, TOP_PAD))
     answers = [mallopt(name, value) for name, value in settings]
     return all(answer == 1 for answer in answers)

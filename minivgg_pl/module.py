@@ -124,13 +124,18 @@ class LitMiniVGG(LightningModule):
         return self.net(images)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Inside an epoch: what it has summed up so far.
-        checkpoint["epoch_so_far"] = {"sums": self.train_totals.sums, "first_step": self._first_step}
+        # Inside an epoch: what it has summed up so far, a row `(4,)` for each device.
+        sums = self.train_totals.sums
+        sums = None if sums is None else self.all_gather(sums).reshape(-1, len(sums))
+        checkpoint["epoch_so_far"] = {"sums": sums, "first_step": self._first_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.has_initial_weights = True
         so_far = checkpoint.get("epoch_so_far", {})
-        self.train_totals.sums, self._first_step = so_far.get("sums"), so_far.get("first_step", 0)
+        self._first_step = so_far.get("first_step", 0)
+        if so_far.get("sums") is not None:
+            own = torch.atleast_2d(so_far["sums"])[self.global_rank : self.global_rank + 1]
+            self.train_totals.sums = own[0] if len(own) else None
 
     def on_fit_start(self) -> None:
         # After a checkpoint, if any, was restored.

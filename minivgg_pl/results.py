@@ -12,7 +12,7 @@ from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.article import article_rows
 from minivgg_pl.errors import InputError
 from minivgg_pl.outputs import write_whole
-from minivgg_pl.recipe import recipe_options
+from minivgg_pl.recipe import RECIPES, recipe_options
 
 CLAIMS = Path(__file__).with_name("results.csv")
 # What a run must have in common with a claim to be compared with it.
@@ -43,6 +43,8 @@ def read_results(path: Path = CLAIMS) -> list[Result]:
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
+        if any(row["variant"] not in ARCHITECTURES or row["recipe"] not in RECIPES for row in rows):
+            raise ValueError("of other networks or recipes")
         return [{column: NUMBERS.get(column, str)(row[column]) for column in COLUMNS} for row in rows]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a results file") from error
@@ -89,11 +91,15 @@ def result_of_run(folder: Path) -> Result:
         InputError: If the run is not finished, or has no recipe that it can be named after.
     """
     summary = runs.read_summary(folder)
-    if summary is None or summary.get("test_acc") is None or "seed" not in summary:
-        raise InputError(f"{folder}: no finished run; give folders with a {runs.SUMMARY} of a tested network")
+    if summary is None or summary.get("test_acc") is None or type(summary.get("seed")) is not int:
+        raise InputError(
+            f"{folder}: no finished run with a seed; give folders with a {runs.SUMMARY} of a tested network"
+        )
     if not summary.get("recipe") or summary.get("init_from"):
         raise InputError(f"{folder}: its options are no recipe's, or it started from trained weights; give another run")
     try:
+        if summary["variant"] not in ARCHITECTURES or summary["recipe"] not in RECIPES:
+            raise ValueError("of another network or recipe")
         return _row(summary | {"weights_sha256": summary.get("weights_sha256") or _checkpoints_hash(folder, summary)})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / runs.SUMMARY} is damaged, or not train.py's: give another run") from error

@@ -50,6 +50,7 @@ class ResumePoint:
         source: The run folder whose rows are the history, or None.
         folder: The run folder to continue in, or None for a new one (the checkpoint is not the run's last).
         data_state: What the checkpoint keeps of its data module.
+        written: When the checkpoint was written, in nanoseconds, to tell whether it is another by now.
     """
 
     checkpoint: Path | None
@@ -59,6 +60,17 @@ class ResumePoint:
     source: Path | None
     folder: Path | None
     data_state: dict[str, Any]
+    written: int | None = None
+
+    def check_still_there(self) -> None:
+        """Check, with the run's folder locked, that nobody has trained on since this was read.
+
+        Raises:
+            InputError: If the checkpoint is another one, or the first has come.
+        """
+        path = self.checkpoint or self.folder / runs.LAST_CHECKPOINT
+        if _time_written(path) != self.written:
+            raise InputError(f"--resume {self.folder}: another process has just trained on there: repeat the command")
 
     def history(self) -> list[runs.Row]:
         """Return the run's rows up to the checkpoint; a row that a kill left without its checkpoint is dropped."""
@@ -129,10 +141,12 @@ def find_resume_point(path: Path) -> ResumePoint:
         raise InputError(f"--resume {path}: there is no such file or folder; give a run folder or a .ckpt file")
     if path.is_dir() and not (path / runs.LAST_CHECKPOINT).exists() and (config := runs.newest_config(path)):
         # It ended before its first checkpoint: from the beginning, in its own folder.
+        _check_nothing_is_lost(path)
         return ResumePoint(None, 0, _read_options(config), config, source=None, folder=path, data_state={})
     checkpoint = last_checkpoint(path, option="--resume ") if path.is_dir() else path
     if not checkpoint.is_file():  # a pipe would be waited for
         raise InputError(f"--resume {path}: not a file; give a run folder or a .ckpt file")
+    written = _time_written(checkpoint)
     content = _read_training_checkpoint(checkpoint)
     source = run_folder_of(checkpoint)
     config = runs.newest_config(source) if source else None
@@ -145,7 +159,21 @@ def find_resume_point(path: Path) -> ResumePoint:
         source=source if config else None,
         folder=source if is_last else None,
         data_state=data_state(content),
+        written=written,
     )
+
+
+def _time_written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _check_nothing_is_lost(folder: Path) -> None:
+    # One row may stand there without its checkpoint: it is written first.
+    if (folder / runs.SUMMARY).exists() or len(runs.read_metrics(folder / "metrics.csv")) > 1:
+        raise InputError(
+            f"--resume {folder}: it was trained, and has no {runs.LAST_CHECKPOINT} to go on from; train anew with "
+            f"--config {folder / 'config.yaml'}"
+        )
 
 
 def _read_training_checkpoint(path: Path) -> dict[str, Any]:

@@ -49,16 +49,26 @@ class StepCheckpoint(Callback):
     def __init__(self, recorder: RunRecorder, every: int) -> None:
         self.recorder = recorder
         self.every = every
-        self._saved_step = 0
+        self._step_before = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._step_before = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
+        # A batch that only adds to the gradient is no place to go on from: the gradient is in no checkpoint.
+        has_updated = step != self._step_before
         # An epoch's last batch belongs to the checkpoint of its end, which has the validation behind it.
-        if step % self.every == 0 and step != self._saved_step and not ends_epoch(trainer):
-            self._saved_step = step
+        if has_updated and step % self.every == 0 and not ends_epoch(trainer) and _is_finite(trainer, pl_module):
             trainer.save_checkpoint(self.recorder.folder / runs.LAST_CHECKPOINT, weights_only=False)
+
+
+def _is_finite(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Tell whether every device's network is: the loss is looked at after this, and must not cost the last good one."""
+    is_finite = all(value.isfinite().all() for value in pl_module.state_dict().values())
+    return bool(trainer.strategy.reduce(torch.tensor(float(is_finite), device=pl_module.device), reduce_op="min"))
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -106,25 +116,27 @@ class RunCheckpoint(ModelCheckpoint):
 class RandomState(Callback):
     """Keeps the random generators in the checkpoint, so that a resumed run draws what it would have drawn.
 
-    A checkpoint has the generators of one process. Where there are several, each begins every epoch with a seed of its
-    own, drawn from the run's seed, the epoch and its rank.
+    Where there are several processes, each begins every epoch with a seed of its own, drawn from the run's seed, the
+    epoch and its rank, and a checkpoint has the generators of all.
     """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
         self._seed = torch.initial_seed()
+        self._rank, self._world_size = 0, 1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._rank, self._world_size = trainer.global_rank, trainer.world_size
 
     def state_dict(self) -> dict[str, Any]:
-        kind, keys, *rest = np.random.get_state()
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
-            "numpy": [kind, keys.tolist(), *rest],
-            "python": random.getstate(),
-        }
+        # Every process is asked, though the first alone writes.
+        first, *others = _gather(_generators(), self._world_size)
+        return {**first, "other_ranks": others}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = state_dict
+        states = [state_dict, *state_dict.get("other_ranks", [])]
+        # On more processes than before it goes on from an epoch's end alone, and every process begins with a seed.
+        self._restored = states[self._rank] if self._rank < len(states) else None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
@@ -146,3 +158,22 @@ class RandomState(Callback):
             np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
             version, internal, gauss = state["python"]
             random.setstate((version, tuple(internal), gauss))
+
+
+def _generators() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "numpy": [kind, keys.tolist(), *rest],
+        "python": random.getstate(),
+    }
+
+
+def _gather(own: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+    """Return what each process gave, in the order of their ranks."""
+    if world_size == 1:
+        return [own]
+    states: list[dict[str, Any]] = [{}] * world_size
+    torch.distributed.all_gather_object(states, own)
+    return states

@@ -13,6 +13,9 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+# Loss, hits, images, batches before the first that was not finite.
+NUM_TOTALS = 4
+
 
 class EpochTotals:
     """Loss and accuracy of an epoch, summed on the device and read once."""

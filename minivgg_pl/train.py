@@ -139,6 +139,8 @@ def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
     if isinstance(cli.trainer.strategy.launcher, _SubprocessScriptLauncher):
         # One that never got as far as to listen.
         cli.trainer.strategy.launcher.kill(signal.SIGKILL)
+        # Lightning's observer would take their end for a failure, and kill this process too.
+        cli.trainer.strategy.launcher.procs.clear()
     return fail(message, code)
 
 
@@ -153,4 +155,8 @@ def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
 
 
 def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
-    return f"To go on: --resume {recorder.folder}" if recorder.folder else "Nothing was trained yet"
+    if recorder.folder is None:
+        return "Nothing was trained yet"
+    if len(recorder.rows) > 1 and not _last_checkpoint(recorder):
+        return "It kept no checkpoints to go on from"
+    return f"To go on: --resume {recorder.folder}"

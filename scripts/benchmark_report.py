@@ -100,7 +100,7 @@ def compare_runs(folders: list[Path], output: Path | None) -> None:
         InputError: If a folder is not that of a finished run.
     """
     curves = {}
-    print(f"{'run':<28} epochs  minutes  min to 81.99 %  test accuracy")
+    print(f"{'run':<40} epochs  minutes  min to 81.99 %  test accuracy")
     for folder in folders:
         rows, summary = runs.read_metrics(folder / "metrics.csv"), runs.read_summary(folder)
         if not rows or summary is None:
@@ -113,11 +113,16 @@ def compare_runs(folders: list[Path], output: Path | None) -> None:
         seen = [(s, row["val_acc"]) for s, row in zip(seconds, rows, strict=True) if not math.isnan(row["val_acc"])]
         race = Race([], [s for s, _ in seen], [accuracy for _, accuracy in seen], 0)
         reached = seconds_to_target(race)
-        name = f"{summary.get('recipe', 'article')} {summary['variant']}, seed {summary['seed']}"
-        curves[name] = (race.seconds, race.val_acc)
+        name = f"{summary.get('recipe', 'article')} {summary['variant']}, {len(rows)} epochs, seed {summary['seed']}"
+        if seen:
+            curves[name] = (race.seconds, race.val_acc)
         minutes = "-" if reached is None else f"{reached / 60:.1f}"
-        print(f"{name:<28} {len(rows):>6} {seconds[-1] / 60:>8.1f} {minutes:>15} {summary['test_acc']:>14.4f}")
+        print(f"{name:<40} {len(rows):>6} {seconds[-1] / 60:>8.1f} {minutes:>15} {summary['test_acc']:>14.4f}")
     if output:
+        if not curves:
+            raise InputError(
+                "--runs: none of these runs was validated, so there is nothing to draw; leave --output out"
+            )
         output.mkdir(parents=True, exist_ok=True)
         draw_curves(curves, output, "mini VGG on CIFAR-10")
 

@@ -16,7 +16,7 @@ of the others.
 """
 
 import argparse
-import statistics
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,8 +27,18 @@ from pathlib import Path
 # Works from a clone, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reproduce_report import Claims, judge, print_claims, print_significance
+
 from minivgg_pl import runs
-from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, OneLineArgumentParser, fail, guarded
+from minivgg_pl.command import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    OneLineArgumentParser,
+    fail,
+    guarded,
+)
 from minivgg_pl.errors import InputError, check_seed
 from minivgg_pl.outputs import check_output
 from minivgg_pl.results import (
@@ -37,21 +47,15 @@ from minivgg_pl.results import (
     Result,
     add_result,
     claims_by_name,
-    mean_and_spread,
     name_of,
     read_results,
     result_of_run,
     result_tables,
 )
-from minivgg_pl.spread import pooled_deviation, seeds_to_separate, tolerance
 
 TRAIN = Path(__file__).with_name("train.py")
 FORWARDED = ("--data", "--gpus", "--data.*", "--trainer.*")
 OURS = ("--trainer.default_root_dir", "--trainer.max_epochs", "--trainer.fast_dev_run")
-# In points of accuracy.
-DIFFERENCES = (0.3, 0.5, 1.0)
-
-Claims = dict[str, list[Result]]
 
 
 class TrainingFailed(Exception):
@@ -152,17 +156,20 @@ def finished_run(claim: Result, seed: int, folder: Path, options: list[str]) -> 
 
 
 def train(command: list[str]) -> None:
-    """Run one training as a process of its own; Ctrl-C reaches it as well, and it says how to go on."""
+    """Run one training as a process of its own; Ctrl-C reaches it as well, SIGTERM is passed on."""
     with subprocess.Popen(command) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
         except KeyboardInterrupt:
             process.wait()
             raise TrainingFailed(EXIT_INTERRUPTED) from None
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if code < 0:
         raise TrainingFailed(fail(f"the training got signal {-code}: repeat the command to go on", EXIT_FAILED))
     if code:
-        raise TrainingFailed(code if code in (EXIT_BAD_INPUT, EXIT_INTERRUPTED) else EXIT_FAILED)
+        raise TrainingFailed(code if code in (EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED) else EXIT_FAILED)
 
 
 def judge_runs(args: argparse.Namespace, claims: Claims) -> int:
@@ -190,58 +197,6 @@ def keep(args: argparse.Namespace, result: Result) -> None:
     """Add the row to `--output`."""
     if args.output and add_result(args.output, result):
         print(f"{name_of(result)}, seed {result['seed']}: added to {args.output}", flush=True)
-
-
-def judge(measured: Sequence[Result], claimed: Sequence[Result], claims: Claims) -> int:
-    """Print measured beside claimed and the verdict; return 0 for pass, or where nothing is claimed, and 1 for fail."""
-    print(f"\n{name_of(measured[0])}, {measured[0]['epochs']} epochs")
-    hashes = {row["seed"]: row["weights_sha256"] for row in claimed}
-    for row in measured:
-        same = row["weights_sha256"] and row["weights_sha256"] == hashes.get(row["seed"])
-        note = "  the claim's weights, bit for bit" if same else ""
-        print(f"seed {row['seed']:<8} train {row['train_acc']:.2%}  test {row['test_acc']:.2%}{note}")
-    for label, rows in (("measured", measured), ("claimed", claimed)):
-        if rows:
-            train, test = (mean_and_spread([row[column] for row in rows]) for column in ("train_acc", "test_acc"))
-            print(f"{label:<13} train {train}, test {test}, {len(rows)} seed{'s' if len(rows) > 1 else ''}")
-    if not claimed:
-        print("verdict       none: nothing of that name is claimed")
-        return 0
-    own, theirs = ([row["test_acc"] for row in rows] for rows in (measured, claimed))
-    allowed = tolerance(len(own), theirs, [[row["test_acc"] for row in rows] for rows in claims.values()])
-    difference = statistics.mean(own) - statistics.mean(theirs)
-    passed = difference >= -allowed
-    print(
-        f"verdict       {'pass' if passed else 'FAIL'}: test accuracy {difference * 100:+.2f} points from the claim, "
-        f"lowest allowed {-allowed * 100:.2f}"
-    )
-    return 0 if passed else EXIT_FAILED
-
-
-def print_claims(claims: Claims) -> int:
-    """Print a line for each claim."""
-    for name, rows in claims.items():
-        seeds = " ".join(str(row["seed"]) for row in rows)
-        accuracy = mean_and_spread([row["test_acc"] for row in rows])
-        print(f"{name:<16} {rows[0]['epochs']:>3} epochs  test accuracy {accuracy:<16} seeds {seeds}")
-    return 0
-
-
-def print_significance(claims: Claims) -> int:
-    """Print how many seeds each of two recipes needs for a difference to be found.
-
-    Raises:
-        InputError: If no claim has two seeds.
-    """
-    deviation, freedom = pooled_deviation([[row["test_acc"] for row in rows] for rows in claims.values()])
-    if not freedom:
-        raise InputError("--significance: no claim has two seeds, so nothing is known of the spread; add runs first")
-    print(f"pooled sample standard deviation {deviation * 100:.2f} points, {freedom} degrees of freedom")
-    for points in DIFFERENCES:
-        print(
-            f"{points} points: {seeds_to_separate(points / 100, deviation)} seeds of each (two-sided 5 %, power 80 %)"
-        )
-    return 0
 
 
 if __name__ == "__main__":

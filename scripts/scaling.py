@@ -128,10 +128,13 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Terms], list[Measured]]
     """Measure the model's terms and the real runs, and print the runs."""
     import torch
 
+    from minivgg_pl.memory import keep_freed_memory
     from minivgg_pl.summary import device_name
     from minivgg_pl.synthetic import prepare_synthetic
 
     torch.set_num_threads(1)
+    # As train.py, whose steps these are.
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         prepare_synthetic(folder, train_size=args.images)
         terms = measure_terms(args.variant, args.batch_size, folder)

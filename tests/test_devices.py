@@ -78,9 +78,10 @@ class Count(Callback):
     def __init__(self):
         self.seen = {"train": [], "val": [], "test": []}
 
-    def on_train_epoch_start(self, trainer, module):
-        if trainer.current_epoch == 1 and trainer.is_global_zero and not os.path.exists("first.ckpt"):
-            shutil.copy("runs/classic-synthetic/1/checkpoints/last.ckpt", "first.ckpt")
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        is_there = (trainer.current_epoch, batch_idx, trainer.global_rank) == (0, 3, 0)
+        if is_there and not os.path.exists("inside.ckpt"):
+            shutil.copy("runs/classic-synthetic/1/checkpoints/last.ckpt", "inside.ckpt")
 
     def see(self, stage, epoch, batch):
         self.seen[stage] += [[epoch, hash_] for hash_ in (batch[0].double().sum(dim=(1, 2, 3)) * 255).round().tolist()]
@@ -113,6 +114,7 @@ def test_processes_share_the_images_one_folder_and_one_line(num_devices, size, t
         "--epochs=2",
         "--data.batch_size=48",
         "--data.split_batches=true",
+        "--checkpoint_every_n_steps=3",
         "--trainer.callbacks=counter.Count",
         cwd=tmp_path,
         env=env,
@@ -136,12 +138,14 @@ def test_processes_share_the_images_one_folder_and_one_line(num_devices, size, t
     assert (summary["train_images"], summary["test_images"]) == (size, size // 5)
     assert (summary["num_devices"], summary["global_batch_size"]) == (num_devices, 48)
     if num_devices == 2:
-        # Every process draws its own dropout, and again what it drew.
+        # Every process draws its own dropout, and again what it drew, from the middle of the first epoch on.
         (run / "summary.json").unlink()
-        shutil.copy(tmp_path / "first.ckpt", run / "checkpoints" / "last.ckpt")
+        shutil.copy(tmp_path / "inside.ckpt", run / "checkpoints" / "last.ckpt")
         run_train("--resume", run, cwd=tmp_path, env=env)
         again = json.loads((run / "summary.json").read_text())
         assert again["weights_sha256"] == summary["weights_sha256"]
+        with (run / "metrics.csv").open(newline="") as file:
+            assert [row["train_loss"] for row in csv.DictReader(file)] == [row["train_loss"] for row in rows]
 
 
 @pytest.mark.parametrize(

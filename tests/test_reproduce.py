@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -79,6 +81,33 @@ def test_a_claim_is_repeated_resumed_and_then_only_judged(claims, finished_run, 
     assert "train.py" not in third.stdout
     assert third.returncode == 1
     assert "FAIL: test accuracy -20.00 points" in third.stdout
+
+
+def test_sigterm_ends_the_training_too(claims, synthetic_options, tmp_path):
+    (claim,) = read_results(claims)
+    write_results(claims, [claim | {"epochs": 500}])
+    command = [sys.executable, str(REPOSITORY / "scripts" / "reproduce.py"), "classic-article-500"]
+    options = ["--claims", str(claims), "--root-dir", str(tmp_path), *synthetic_options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen([*command, *options], **pipes) as process:
+        try:
+            while not process.stdout.readline().startswith("epoch 1/"):
+                assert process.poll() is None
+            process.terminate()
+            # The training has the same stderr: it is closed once both have ended.
+            _, error = process.communicate(timeout=60)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+    assert process.returncode == 143
+    assert error.count("error: terminated. To go on: --resume") == 1
+
+
+def test_another_projects_table_is_no_results_file(claims, tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text(claims.read_text().replace("classic,article", "classic,mine"))
+    process = reproduce("--list", "--claims", path)
+    assert (process.returncode, process.stderr.count("\n")) == (2, 1)
+    assert "not a results file" in process.stderr
 
 
 def test_an_older_run_gets_its_weights_hash_from_its_checkpoint(finished_run, tmp_path):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from minivgg_pl import saving
 from minivgg_pl.callbacks import RunRecorder
 from minivgg_pl.errors import InputError
+from minivgg_pl.resume import find_resume_point
 from minivgg_pl.runs import lock_run, remove_parts
 from tests.test_train import assert_same_tensors, checkpoint, metrics, without_times
 
@@ -24,17 +25,20 @@ class Keep(Callback):
             shutil.copy(path, kept)
 
 
-@pytest.mark.parametrize("recipe", ["article", "modern"])
-def test_a_checkpoint_inside_an_epoch_resumes_at_the_next_batch_bit_for_bit(
-    recipe, synthetic_options, train_here, tmp_path, capfd
+# 200 images are 9 updates an epoch; the 7th is an epoch's end only where the run stops there.
+@pytest.mark.parametrize(
+    ("recipe", "more", "steps"),
+    [("article", ["--trainer.limit_train_batches=7"], (4, 7)), ("modern", [], (4, 12))],
+)
+def test_a_checkpoint_resumes_at_the_next_batch_bit_for_bit(
+    recipe, more, steps, synthetic_options, train_here, tmp_path, capfd
 ):
-    options = [*synthetic_options, f"--recipe={recipe}", "--epochs=2", "--data.batch_size=24"]
-    # 200 images are 9 updates an epoch.
+    options = [*synthetic_options, f"--recipe={recipe}", "--epochs=2", "--data.batch_size=24", *more]
     keep = "--trainer.callbacks=tests.test_saving.Keep"
     assert train_here(*options, "--checkpoint-every-n-steps=4", keep) == 0
     run = tmp_path / "runs" / "classic-synthetic" / "1"
     whole, rows = checkpoint(run), metrics(run)
-    for step in (4, 12):
+    for step in steps:
         resumed = tmp_path / f"resumed-{step}"
         shutil.copytree(run, resumed)
         shutil.copy(tmp_path / f"{step}.ckpt", resumed / "checkpoints" / "last.ckpt")
@@ -42,6 +46,53 @@ def test_a_checkpoint_inside_an_epoch_resumes_at_the_next_batch_bit_for_bit(
         assert train_here("--resume", resumed) == 0
         assert without_times(metrics(resumed)) == without_times(rows)
         assert_same_tensors(checkpoint(resumed)["state_dict"], whole["state_dict"])
+
+
+class KeepFirst(Callback):
+    """Keeps the checkpoint that there is after the first batch of the second epoch."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (1, 1):
+            shutil.copy("runs/classic-synthetic/1/checkpoints/last.ckpt", "kept.ckpt")
+
+
+def test_no_checkpoint_is_saved_while_a_gradient_is_accumulated(synthetic_options, train_here, tmp_path, capfd):
+    options = [*synthetic_options, "--epochs=2", "--data.batch_size=48", "--trainer.accumulate_grad_batches=2"]
+    assert train_here(*options, "--checkpoint_every_n_steps=1", "--trainer.callbacks=tests.test_saving.KeepFirst") == 0
+    kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)
+    epoch = kept["loops"]["fit_loop"]["epoch_progress"]["current"]
+    assert (kept["global_step"], epoch["started"], epoch["processed"]) == (3, 1, 1)
+
+
+def test_weights_that_are_not_finite_do_not_replace_the_last_good_ones(synthetic_options, train_here, tmp_path, capfd):
+    options = [*synthetic_options, "--epochs=3", "--data.batch_size=24", "--optimizer=SGD", "--optimizer.lr=1e38"]
+    assert train_here(*options, "--checkpoint_every_n_steps=1") == 1
+    assert "is not finite" in capfd.readouterr().err
+    for path in (tmp_path / "runs").rglob("*.ckpt"):
+        weights = torch.load(path, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_trained_run_without_checkpoints_is_not_begun_again(finished_run, train_here, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert train_here("--resume", run) == 2
+    assert "it was trained, and has no checkpoints/last.ckpt to go on from" in capfd.readouterr().err
+    (run / "summary.json").rename(tmp_path / "summary.json")
+    assert train_here("--resume", run) == 2
+    (tmp_path / "summary.json").rename(run / "summary.json")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_another_process_has_just_gone_on_with_is_left_alone(finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run[0], run)
+    resume = find_resume_point(run)
+    os.utime(run / "checkpoints" / "last.ckpt")
+    with pytest.raises(InputError, match="another process has just trained on there"):
+        resume.check_still_there()
 
 
 def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(synthetic_options, train_here, tmp_path, capfd):
@@ -61,6 +112,9 @@ def test_a_run_without_a_checkpoint_begins_again_in_its_folder(finished_run, tra
     shutil.copytree(source, run)
     shutil.rmtree(run / "checkpoints")
     (run / "summary.json").unlink()
+    # A row is written before its checkpoint.
+    header, first, *_ = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text(header + first)
     assert train_here("--resume", run) == 0
     assert without_times(metrics(run)) == without_times(metrics(source))
     assert_same_tensors(checkpoint(run)["state_dict"], checkpoint(source)["state_dict"])
