@@ -71,6 +71,8 @@ def _quiet_known_noise() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # Worker processes lose time here: a batch is one indexing operation.
     warnings.filterwarnings("ignore", message=r".*does not have many workers")
+    # Under it the weights stay float32, so the size in the summary is right.
+    warnings.filterwarnings("ignore", message=r"Precision bf16-mixed is not supported by the model summary")
     # Resuming in the run's own folder is what --resume is for.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     # That is what --optimizer is for.
