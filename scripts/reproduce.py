@@ -103,8 +103,7 @@ def run(args: argparse.Namespace, options: list[str]) -> int:
     claims = claims_by_name(read_results(args.claims))
     # Before hours of training.
     check_output("--output", args.output, [".csv"], overwrite=True)
-    if args.output and args.output.exists():
-        read_results(args.output)
+    kept = read_results(args.output) if args.output and args.output.exists() else []
     if args.list:
         return print_claims(claims)
     if args.table:
@@ -118,11 +117,17 @@ def run(args: argparse.Namespace, options: list[str]) -> int:
         raise InputError(f"{args.name}: no result of that name; choose one of {', '.join(claims)}")
     claimed = claims[args.name]
     seeds = [check_seed("--seeds", seed) for seed in dict.fromkeys(args.seeds or [row["seed"] for row in claimed])]
+    folders = {seed: args.root_dir / args.name / str(seed) for seed in seeds}
+    for seed in seeds:
+        is_kept = (args.name, seed) in ((name_of(row), row["seed"]) for row in kept)
+        if is_kept and not find_finished(folders[seed], claimed[0]["epochs"]):
+            raise InputError(
+                f"--output {args.output}: it has another run's row for {args.name}, seed {seed}: remove it"
+            )
     measured = []
     try:
         for seed in seeds:
-            folder = args.root_dir / args.name / str(seed)
-            measured.append(result_of_run(finished_run(claimed[0], seed, folder, options)))
+            measured.append(result_of_run(finished_run(claimed[0], seed, folders[seed], options)))
             check_comparable(measured[-1], claimed)
             keep(args, measured[-1])
     except TrainingFailed as failure:
@@ -136,11 +141,9 @@ def finished_run(claim: Result, seed: int, folder: Path, options: list[str]) -> 
     Raises:
         TrainingFailed: If the training ended with another exit code than 0.
     """
-    there = sorted((path.parent for path in folder.glob("*/*/config.yaml")), key=lambda path: path.stat().st_mtime)
-    for run_folder in there:
-        if runs.tested_epochs(run_folder) == claim["epochs"]:
-            return run_folder
-    started = [path for path in there if (path / runs.LAST_CHECKPOINT).exists()]
+    if finished := find_finished(folder, claim["epochs"]):
+        return finished
+    started = [path for path in runs_in(folder) if (path / runs.LAST_CHECKPOINT).exists()]
     if started:
         words = ["--resume", started[-1]]
     else:
@@ -153,6 +156,17 @@ def finished_run(claim: Result, seed: int, folder: Path, options: list[str]) -> 
     if not finished:
         raise InputError(f"{folder}: the training left no {runs.SUMMARY} of a test; leave options that prevent it out")
     return max(finished, key=lambda path: (path / runs.SUMMARY).stat().st_mtime)
+
+
+def find_finished(folder: Path, epochs: int) -> Path | None:
+    """Return the oldest run below `folder` that has its test of the last of `epochs` epochs behind it, or None."""
+    return next((path for path in runs_in(folder) if runs.tested_epochs(path) == epochs), None)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the run folders below `folder`, the oldest first."""
+    configs = sorted(folder.glob("*/*/config.yaml"), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in configs]
 
 
 def train(command: list[str]) -> None:

@@ -75,6 +75,10 @@ def test_a_claim_is_repeated_resumed_and_then_only_judged(claims, finished_run, 
     second = reproduce(*command)
     assert "--resume" in second.stdout
     assert "bit for bit" in second.stdout
+    # Another run's row is seen before any training.
+    elsewhere = reproduce(*command, "--root-dir", tmp_path / "elsewhere")
+    assert elsewhere.returncode == 2
+    assert "own.csv: it has another run's row for classic-article-4, seed 0: remove it" in elsewhere.stderr
     # Far more than seeds can make, and the run that is there is judged, not another one trained.
     write_results(claims, [claim | {"test_acc": claim["test_acc"] + 0.2}])
     third = reproduce(*command)
