@@ -13,6 +13,7 @@ from minivgg_pl import MiniVGG
 from minivgg_pl.data import CIFAR10_CLASSES
 from minivgg_pl.inference import class_probabilities
 from minivgg_pl.predict import Prediction, as_table, main
+from minivgg_pl.pretrained import DEFAULT
 from tests.conftest import REPOSITORY
 
 
@@ -40,7 +41,7 @@ def test_a_picture_is_answered_as_the_network_answers_it(pictures, tmp_path):
         check=True,
     )
     file, *cells = process.stdout.rstrip("\n").split("\t")
-    probabilities = class_probabilities(MiniVGG.from_pretrained("classic"), pixels[None])[0]
+    probabilities = class_probabilities(MiniVGG.from_pretrained(DEFAULT), pixels[None])[0]
     assert file == "it.png"
     assert cells[0::2] == [CIFAR10_CLASSES[index] for index in probabilities.argsort(descending=True)]
     assert [float(p) for p in cells[1::2]] == pytest.approx(sorted(probabilities.tolist(), reverse=True), abs=1e-5)
