@@ -221,7 +221,7 @@ class LitMiniVGG(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer and its schedule, which is stepped after every update."""
-        optimizer = make_optimizer(self.net, self.hparams)
+        optimizer = make_optimizer(self.net, self.hparams, bool(self._trainer and self._trainer.gradient_clip_val))
         schedule = make_schedule(optimizer, self.hparams, self._num_updates)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -28,6 +28,11 @@ def test_an_epoch_without_validation_does_not_repeat_the_values_of_the_one_befor
     assert [math.isnan(float(row["val_acc"])) for row in rows] == [True, False, True]
 
 
+def test_gradients_are_clipped_under_mixed_precision(rows_of):
+    rows = rows_of("--trainer.gradient_clip_val=0.1", "--trainer.precision=bf16-mixed")
+    assert all(math.isfinite(float(row["train_loss"])) for row in rows)
+
+
 def test_no_validation_at_all_still_trains_and_tests(rows_of):
     rows = rows_of("--trainer.limit_val_batches=0")
     assert len(rows) == 3
