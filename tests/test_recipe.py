@@ -82,7 +82,7 @@ def test_typed_options_win_over_the_recipe_wherever_they_stand():
 
 
 def test_epochs_device_and_precision_make_no_other_recipe():
-    assert parse("--recipe=modern", "--epochs=3", "--gpus=0", "--trainer.precision=32-true").recipe() == "modern"
+    assert parse("--recipe=modern", "--epochs=4", "--gpus=0", "--trainer.precision=32-true").recipe() == "modern"
 
 
 def test_the_articles_optimizer_can_replace_the_recipes():

@@ -53,7 +53,7 @@ def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, syntheti
 def test_finished_runs_are_compared(finished_run, tmp_path):
     process = run("benchmark.py", "--runs", str(finished_run[0]), f"--output={tmp_path}")
     assert process.returncode == 0, process.stderr
-    assert "article classic, seed 0" in process.stdout.splitlines()[1]
+    assert "article classic, 4 epochs, seed 0" in process.stdout.splitlines()[1]
     assert (tmp_path / "benchmark.png").exists()
 
 
