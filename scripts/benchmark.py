@@ -3,13 +3,15 @@
     python scripts/benchmark.py                                    # speed, on drawn pictures
     python scripts/benchmark.py --dataset cifar10 --root data --images 50000 --epochs 10 --rounds 1
     python scripts/benchmark.py --grow                             # batch size, data size, width
-    python scripts/benchmark.py --runs runs/classic/1 runs/classic/2 --output compared
+    python scripts/benchmark.py --profile --contenders modern      # and where the time of an update goes
+    python scripts/benchmark.py --runs runs/classic/1 raced/benchmark.csv --output compared
 
 Contenders:
   article   the article recipe through scripts/train.py's Trainer
   modern    the modern recipe, the same way
   speedrun  the speedrun recipe, the same way
   bare      a bare PyTorch loop around the article recipe's network, batches and optimizer
+  graph     the same with the whole update in one CUDA graph (--gpus 1)
   tutorial  Lightning as tutorials use it: torchvision transforms, 2 workers, metrics logged every step
   keras     the article's code in Keras 3 on TensorFlow (needs: pip install tensorflow-cpu keras)
 
@@ -28,7 +30,7 @@ import time
 from pathlib import Path
 
 from benchmark_report import compare_runs, draw, print_table, write_csv
-from contenders import Race, run_bare, run_ours, store_arrays
+from contenders import Race, run_ours, store_arrays
 
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail
@@ -36,7 +38,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.recipe import RECIPES
 
 OURS = RECIPES
-CONTENDERS = (*OURS, "bare", "tutorial", "keras")
+CONTENDERS = (*OURS, "bare", "graph", "tutorial", "keras")
 MATRIX_SIZE = 2048
 GROWTH = {
     "batch_size": [["--batch-size", str(size)] for size in (32, 64, 128, 256, 512)],
@@ -83,9 +85,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of each contender (default: what each chooses)")
     parser.add_argument("--output", type=Path, help="folder for benchmark.csv and benchmark.png (default: none)")
     parser.add_argument("--grow", action="store_true", help="how the first contender's time and memory grow")
-    parser.add_argument("--runs", nargs="+", type=Path, help="compare these finished runs of train.py, train nothing")
+    parser.add_argument("--profile", action="store_true", help="then show where the updates of ours spend their time")
+    parser.add_argument(
+        "--runs", nargs="+", type=Path, help="compare finished runs of train.py and benchmark.csv files, train nothing"
+    )
     parser.add_argument("--option", action="append", default=[], help="one more of ours: --option=--model.lr=0.1")
     parser.add_argument("--arrays", help=argparse.SUPPRESS)
+    parser.add_argument("--profiled", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--role", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     for name in ("rounds", "images", "batch_size", "threads"):
@@ -103,6 +109,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--grow draws its own pictures: leave --dataset out")
     if args.dataset == "cifar10" and args.root is None:
         parser.error("--dataset cifar10 needs --root, the folder with the data")
+    if args.contenders and "graph" in args.contenders and not args.gpus:
+        parser.error("graph is a CUDA graph: give --gpus 1, or leave it out")
     has_keras = importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras")
     if args.contenders and "keras" in args.contenders and not has_keras:
         parser.error("keras needs packages that are not installed: pip install tensorflow-cpu keras")
@@ -111,7 +119,8 @@ def parse_arguments() -> argparse.Namespace:
 
         if not torch.cuda.is_available():
             parser.error("--gpus 1: this machine has no GPU that torch can use; --gpus 0 is the CPU")
-    args.contenders = args.contenders or [n for n in CONTENDERS if n != "speedrun" and (n != "keras" or has_keras)]
+    left_out = {"speedrun": True, "graph": not args.gpus, "keras": not has_keras}
+    args.contenders = args.contenders or [name for name in CONTENDERS if not left_out.get(name)]
     return args
 
 
@@ -130,23 +139,30 @@ def play(args: argparse.Namespace) -> int:
             from rivals import run_tutorial
 
             race = run_tutorial(args)
+        elif args.role in OURS:
+            from step_profile import StepProfile
+
+            race = run_ours(args, args.role, *[StepProfile()] * args.profiled)
         else:
-            race = run_bare(args) if args.role == "bare" else run_ours(args, args.role)
+            from bare_loops import run_bare, run_graph
+
+            race = run_graph(args) if args.role == "graph" else run_bare(args)
     print(json.dumps(race._asdict()))
     return 0
 
 
-def run_race(args: argparse.Namespace, contender: str, extra: list[str] | None = None) -> Race:
-    """Run one contender in a new process, so that no two thread pools ever meet."""
+def run_race(args: argparse.Namespace, contender: str, extra: list[str] | None = None) -> tuple[Race, str]:
+    """Run one contender in a new process, so that no two thread pools ever meet; return what else it printed, too."""
     env = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     if not args.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, __file__, *sys.argv[1:], "--role", contender, "--root", args.root]
     command += ["--arrays", args.arrays, *(extra or [])]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    race = Race(**json.loads(done.stdout.splitlines()[-1]))
+    printed, _, last = done.stdout.rstrip().rpartition("\n")
+    race = Race(**json.loads(last))
     print(f"{contender}: {race.seconds[-1]:.1f} s, accuracy {race.val_acc[-1]:.4f}", file=sys.stderr, flush=True)
-    return race
+    return race, printed
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -156,12 +172,15 @@ def compare(args: argparse.Namespace) -> int:
     for _ in range(args.rounds):
         rates.append(matrix_rates(args))
         for name in args.contenders:
-            races[name].append(run_race(args, name))
+            races[name].append(run_race(args, name)[0])
     print_table(args, races, rates)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         write_csv(args, races)
         draw(args, races)
+    for name in [name for name in args.contenders if args.profile and name in OURS]:
+        _, printed = run_race(args, name, ["--profiled", "--epochs", "1"])
+        print(f"\nwhere an update of {name} spends its time\n{printed}", flush=True)
     return 0
 
 
@@ -196,7 +215,7 @@ def grow(args: argparse.Namespace) -> int:
             value = extra[-1].rpartition("=")[2]
             # Another number of pictures is another set on disk.
             folder = ["--root", f"{args.root}/{value}"] if what == "images" else []
-            race = run_race(args, contender, [*extra, *folder])
+            race, _ = run_race(args, contender, [*extra, *folder])
             speed = (int(value) if what == "images" else args.images) / race.train_seconds[-1]
             print(f"{value:<12} {speed:>8,.0f}  {race.train_seconds[-1]:>10.1f}  {race.peak_mb:>7,.0f}", flush=True)
     return 0

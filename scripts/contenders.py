@@ -1,4 +1,4 @@
-"""Our own contenders in `benchmark.py`: the recipes through the command's Trainer, and a bare PyTorch loop.
+"""What all contenders in `benchmark.py` share, and ours: the recipes through the command's Trainer.
 
 A contender trains for some epochs, validates after each, and returns a `Race`. Nothing before the first real batch is
 on the clock: imports, warm-up batches, tracing.
@@ -9,7 +9,6 @@ import resource
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,6 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-
-from minivgg_pl.architectures import ARCHITECTURES
 
 WARM_UP_BATCHES = 5
 
@@ -103,8 +100,8 @@ def load_arrays(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]
     ]
 
 
-def run_ours(args: argparse.Namespace, recipe: str) -> Race:
-    """Train through what `scripts/train.py` builds, run folder included."""
+def run_ours(args: argparse.Namespace, recipe: str, *extra: Any) -> Race:
+    """Train through what `scripts/train.py` builds, run folder included, with the callbacks `extra`."""
     import torch
     from lightning.pytorch.callbacks import LambdaCallback
 
@@ -135,55 +132,6 @@ def run_ours(args: argparse.Namespace, recipe: str) -> Race:
                 on_train_epoch_end=lambda trainer, _: watch.epoch_ends(trainer.callback_metrics["val_acc"])
             )
             if not cli.trainer.fast_dev_run:
-                cli.trainer.callbacks = [first, *cli.trainer.callbacks, last]
+                cli.trainer.callbacks = [first, *cli.trainer.callbacks, last, *extra]
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    return watch.race()
-
-
-def run_bare(args: argparse.Namespace) -> Race:
-    """Train the article recipe with as little code as can be; network, optimizer and batches are the package's."""
-    import torch
-    from torch.nn import functional
-
-    from minivgg_pl.data import CIFAR10DataModule
-    from minivgg_pl.module import LitMiniVGG
-    from minivgg_pl.precision import choose_precision
-
-    device = torch.device("cuda" if args.gpus else "cpu")
-    data = CIFAR10DataModule(**data_options(args), batch_size=args.batch_size or 64)
-    data.setup("fit")
-    data.train_set = data.train_set.subset(torch.arange(args.images))
-    for part in (data.train_set, data.val_set):
-        part.to(device)
-    lit = LitMiniVGG(args.variant).to(device)
-    configured = lit.configure_optimizers()
-    net, optimizer, schedule = lit.net, configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    bf16 = choose_precision("gpu" if args.gpus else "cpu") == "bf16-mixed"
-    watch = Stopwatch()
-
-    def forward(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-            return net(images)
-
-    def train(limit: int | None = None) -> None:
-        net.train()
-        for number, (images, targets) in enumerate(data.train_dataloader()):
-            if number == limit:
-                break
-            optimizer.zero_grad()
-            functional.cross_entropy(forward(images).float(), targets).backward()
-            optimizer.step()
-            schedule.step()
-
-    train(WARM_UP_BATCHES)
-    for _ in range(args.epochs or ARCHITECTURES[args.variant].epochs):
-        watch.epoch_starts()
-        train()
-        if args.gpus:
-            torch.cuda.synchronize()
-        watch.batches_done()
-        net.eval()
-        with torch.no_grad():
-            hits = sum((forward(x).argmax(1) == y.argmax(1)).sum() for x, y in data.val_dataloader())
-        watch.epoch_ends(hits.item() / len(data.val_set))
     return watch.race()
