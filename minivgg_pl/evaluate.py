@@ -222,6 +222,8 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
     ]
     if claimed := summary["weights_facts"].get("test_accuracy"):
         lines.insert(3, f"claimed          {percent(claimed)}  (by the run that made the weights)")
+    if place := summary["weights_facts"].get("unfinished"):
+        lines.insert(1, f"training         {place}: not finished")
     if mirrored := summary.get("with_mirror_images"):
         lines.append(f"mirror images    {percent(mirrored['accuracy'])}  (mean over each image and its mirror image)")
     return "\n".join([*lines, f"folder           {folder}"])

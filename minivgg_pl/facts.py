@@ -8,7 +8,8 @@ from minivgg_pl import runs
 from minivgg_pl.checkpoints import data_state, run_folder_of
 
 # What a weights file says of the run it comes from, where the run said it.
-FACTS = ("dataset", "recipe", "init_from", "seed", "epochs", "test_accuracy", "test_images", "tested_on", "split")
+FACTS = ("dataset", "recipe", "init_from", "seed", "epochs", "unfinished", "test_accuracy", "test_images", "tested_on")
+FACTS += ("split",)
 
 
 def run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": data_options.get("dataset") if isinstance(data_options, dict) else None,
         "init_from": content["hyper_parameters"].get("init_from"),
         "split": data_state(content).get("split"),
+        "unfinished": _place_inside_epoch(content),
     }
     if summary:
         facts |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
@@ -28,6 +30,14 @@ def run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
             facts |= {"epochs": summary["epochs"], "test_accuracy": summary.get("test_acc")}
             facts |= {name: summary.get(name) for name in ("test_images", "tested_on")}
     return checked_facts(facts)
+
+
+def _place_inside_epoch(content: Mapping[str, Any]) -> str | None:
+    """Tell where in an epoch the checkpoint was saved; None at an epoch's end."""
+    batches = (data_state(content).get("position") or {}).get("position", 0)
+    if type(batches) is not int or batches < 1:
+        return None
+    return f"saved inside epoch {content.get('epoch', 0) + 1}, after {batches} of its batches"
 
 
 def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

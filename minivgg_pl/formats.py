@@ -113,6 +113,7 @@ def model_card(trained: TrainedNetwork) -> str:
         "recipe": facts.get("recipe"),
         "started from": facts.get("init_from"),
         "epochs": facts.get("epochs"),
+        "training not finished": facts.get("unfinished"),
         "seed": facts.get("seed"),
         f"accuracy on {facts.get('tested_on', 'the test set')}": _accuracy(facts),
     }

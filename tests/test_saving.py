@@ -11,8 +11,12 @@ from torch.utils.data import DataLoader
 from minivgg_pl import saving
 from minivgg_pl.callbacks import RunRecorder
 from minivgg_pl.errors import InputError
+from minivgg_pl.evaluate import _table
+from minivgg_pl.evaluation import evaluate_probabilities
+from minivgg_pl.formats import model_card
 from minivgg_pl.resume import find_resume_point
 from minivgg_pl.runs import lock_run, remove_parts
+from minivgg_pl.weights import load_trained
 from tests.test_train import assert_same_tensors, checkpoint, metrics, without_times
 
 
@@ -93,6 +97,25 @@ def test_a_run_that_another_process_has_just_gone_on_with_is_left_alone(finished
     os.utime(run / "checkpoints" / "last.ckpt")
     with pytest.raises(InputError, match="another process has just trained on there"):
         resume.check_still_there()
+
+
+def test_weights_from_inside_an_epoch_say_so(synthetic_options, train_here, tmp_path):
+    options = [*synthetic_options, "--epochs=1", "--data.batch_size=24", "--checkpoint_every_n_steps=4"]
+    assert train_here(*options, "--trainer.callbacks=tests.test_saving.Keep") == 0
+    place = "saved inside epoch 1, after 4 of its batches"
+    trained = load_trained("4.ckpt")
+    assert trained.facts["unfinished"] == place
+    assert f"| training not finished | {place} |" in model_card(trained)
+    lines = _table(evaluated(trained.facts), tmp_path).splitlines()
+    assert lines[1] == f"training         {place}: not finished"
+    finished = load_trained("runs/classic-synthetic/1")
+    assert "unfinished" not in finished.facts
+    assert "training not finished" not in model_card(finished)
+
+
+def evaluated(facts):
+    numbers = evaluate_probabilities(torch.eye(10), torch.arange(10))
+    return {"weights": "4.ckpt", "weights_facts": facts, "variant": "classic", "title": "drawn pictures"} | numbers
 
 
 def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(synthetic_options, train_here, tmp_path, capfd):
