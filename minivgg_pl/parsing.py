@@ -1,13 +1,15 @@
 """The parser of every command that takes Lightning's dotted options."""
 
+import difflib
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from minivgg_pl.command import EXIT_BAD_INPUT, fail
+from minivgg_pl.command import EXIT_BAD_INPUT, HELP, fail
 from minivgg_pl.config_files import PARSER_MODE, install
 from minivgg_pl.data_options import build_data, data_of_run, named_data_class
 from minivgg_pl.image_data import ImageDataModule
@@ -23,7 +25,19 @@ class OneLineParser(LightningArgumentParser):
         if not self.exit_on_error:
             # A parser of one class's options, whose message the parser around it takes up.
             super().error(message, ex)
-        sys.exit(fail(f"{_shortened(message)} (see --help)", EXIT_BAD_INPUT))
+        known = [*re.findall(r"--\w[\w.]*", HELP), *self._option_string_actions]
+        sys.exit(fail(f"{_shortened(message)} ({_meant(message, known)}see --help)", EXIT_BAD_INPUT))
+
+
+def _meant(message: str, known: Iterable[str]) -> str:
+    """Return a question after the option that an unknown one may stand for: of its name in a group, or spelt alike."""
+    typed = re.match(r"(?:unrecognized arguments|ambiguous option): --([\w.-]+)", message)
+    if not typed:
+        return ""
+    name = typed[1].replace("-", "_")
+    in_groups = [option for option in known if option.endswith(f".{name}")]
+    alike = difflib.get_close_matches(f"--{name}", known, n=1, cutoff=0.8)
+    return f"did you mean {(in_groups or alike)[0]}? " if in_groups or alike else ""
 
 
 def _shortened(message: str) -> str:

@@ -139,12 +139,15 @@ def _race_figure(
             xytext=(0, 4),
             textcoords="offset points",
             color="0.35",
+            # Lines may run through it.
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            zorder=4,
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("minutes, validation included")
+    axes.set_xlabel("minutes (logarithmic), validation included")
     axes.set_ylabel("accuracy on the test set")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color="0.9", linewidth=0.8)
