@@ -20,7 +20,7 @@ from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.config_files import PARSER_MODE
 from minivgg_pl.data_options import build_data, import_data_class, named_data_class
 from minivgg_pl.errors import InputError, check_seed
-from minivgg_pl.image_data import ImageDataModule
+from minivgg_pl.image_data import ImageDataModule, class_path_of
 from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.parsing import OneLineParser
 from minivgg_pl.paths import typed_path
@@ -28,6 +28,7 @@ from minivgg_pl.precision import choose_precision
 from minivgg_pl.recipe import dotted_options, recipe_of
 from minivgg_pl.resume import ResumePoint
 from minivgg_pl.termination import TerminateTogether
+from minivgg_pl.training_state import check_training_state
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -127,6 +128,7 @@ class MiniVGGCLI(LightningCLI):
             self.lacks_bf16 = config.trainer.precision == "32-true"
         if self.resume:
             self.resume.check_unchanged(self._dotted(config), self.default_options())
+            self.resume.check_data_class(class_path_of(type(data)))
             data.check_state(self.resume.data_state)
         base = typed_path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"], runs.DEFAULT_OPTION)
         name = config.model.variant + data.run_suffix
@@ -151,6 +153,8 @@ class MiniVGGCLI(LightningCLI):
         finally:
             logger.setLevel(level)
         checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule, self.resume)
+        if self.resume and self.resume.checkpoint:
+            check_training_state(self.resume.checkpoint, self.model, is_own_run=self.resume.config is not None)
         if workspace:
             # The Trainer overwrites what the user had set.
             os.environ[CUBLAS_WORKSPACE] = workspace

@@ -2,9 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.errors import InputError
@@ -15,6 +16,8 @@ EXIT_FAILED = 1
 # As a shell reports a process that the signal ended: 128 and its number.
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+
+NOTHING_TRAINED = "terminated. Nothing was trained yet"
 
 MAX_DIGITS = 9
 STEPS = "--checkpoint_every_n_steps"
@@ -113,10 +116,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     argv, resume = expand_short_names(argv)
-    # Late: torch and Lightning take seconds to import, and the help text and most errors need neither.
-    from minivgg_pl.train import train
+    previous = signal.signal(signal.SIGTERM, _end_now)
+    try:
+        # Late: torch and Lightning take seconds to import, and the help text and most errors need neither.
+        from minivgg_pl.train import train
 
-    return train(argv, resume)
+        return train(argv, resume)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _end_now(number: int, frame: Any) -> None:
+    # No exception: what is being imported might catch it.
+    os._exit(fail(NOTHING_TRAINED, EXIT_TERMINATED))
 
 
 def fail(message: str, code: int) -> int:

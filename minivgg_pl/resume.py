@@ -100,6 +100,19 @@ class ResumePoint:
         """
         check_position(self.data_state.get("position") or {}, batch_size, num_devices)
 
+    def check_data_class(self, class_path: str) -> None:
+        """Check that the data are of the class that the run was trained on.
+
+        Raises:
+            InputError: If they are not.
+        """
+        before = self.data_state.get("class_path", class_path)
+        if before != class_path:
+            raise InputError(
+                f"--resume {self.checkpoint}: it was trained on data of {before}, which is imported only if typed: "
+                f"give --data {before} if you trust it (now {class_path})"
+            )
+
     def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
 
@@ -218,10 +231,10 @@ def _read_options(config: Path) -> dict[str, Any]:
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:
     state = data_state(content)
     data = dict(content.get("datamodule_hyper_parameters", {}))
-    return {
-        "model": dict(content["hyper_parameters"]),
-        "data": data | ({"class_path": state["class_path"]} if "class_path" in state else {}),
-    }
+    path = state.get("class_path", "")
+    # Whoever wrote the checkpoint would choose what to import.
+    data |= {"class_path": path} if path.startswith("minivgg_pl.") else {}
+    return {"model": dict(content["hyper_parameters"]), "data": data}
 
 
 def _as_typed(value: Any) -> str:

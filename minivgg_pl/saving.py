@@ -37,6 +37,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
         make_folder(path.parent)
         write_whole(path, content.getbuffer())
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove one checkpoint file, and nothing else: Lightning's own removes folders too."""
+        path = Path(path)
+        if path.suffix == ".ckpt" and path.is_file():
+            path.unlink()
+
 
 class StepCheckpoint(Callback):
     """Saves the run's last checkpoint inside epochs too, from which it resumes at the next batch.
@@ -101,16 +107,22 @@ class RunCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         resume = self.recorder.resume
-        if resume is not None and resume.folder is not None:
-            # ModelCheckpoint forgets which was the best so far when its folder was moved or renamed.
-            best = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
-            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-            moved = {name: self._here(state_dict[name]) for name in paths}
-            state_dict = {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
-        super().load_state_dict(state_dict)
-
-    def _here(self, path: str) -> str:
-        return path and str(Path(self.dirpath, Path(path).name))
+        if resume is None or resume.folder is None:
+            # A new folder has no best so far.
+            return
+        # Not the paths in the file: the folder may have been moved, and Lightning deletes what they name.
+        score = state_dict.get("best_model_score")
+        own = str(Path(self.dirpath, f"{self.filename}.ckpt")) if state_dict.get("best_model_path") else ""
+        kept = {own: score} if own and score is not None else {}
+        super().load_state_dict(
+            {
+                "dirpath": self.dirpath,
+                "best_model_score": score,
+                "kth_value": score if kept else self.kth_value,
+                "best_k_models": kept,
+                **dict.fromkeys(("best_model_path", "kth_best_model_path"), own),
+            }
+        )
 
 
 class RandomState(Callback):
@@ -154,10 +166,32 @@ class RandomState(Callback):
             torch.set_rng_state(state["torch"])
             if len(state["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(state["cuda"])
-            kind, keys, *rest = state["numpy"]
-            np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-            version, internal, gauss = state["python"]
-            random.setstate((version, tuple(internal), gauss))
+            np.random.set_state(_numpy_state(state))
+            random.setstate(_python_state(state))
+
+
+def is_random_state(state: Any) -> bool:
+    """Tell whether `state` is what RandomState keeps, on each process; it may come from anyone."""
+    try:
+        for own in [state, *state.get("other_ranks", [])]:
+            torch.Generator().set_state(own["torch"])
+            if any((generator.dtype, generator.ndim) != (torch.uint8, 1) for generator in own["cuda"]):
+                return False
+            np.random.RandomState().set_state(_numpy_state(own))
+            random.Random().setstate(_python_state(own))
+    except Exception:  # whatever is not as it should be
+        return False
+    return True
+
+
+def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    kind, keys, *rest = state["numpy"]
+    return (kind, np.array(keys, dtype=np.uint32), *rest)
+
+
+def _python_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    version, internal, gauss = state["python"]
+    return version, tuple(internal), gauss
 
 
 def _generators() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import signal
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from minivgg_pl import callbacks, runs
 from minivgg_pl.cli import MiniVGGCLI
-from minivgg_pl.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, fail
+from minivgg_pl.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, NOTHING_TRAINED, fail
 from minivgg_pl.environment import describe_environment
 from minivgg_pl.errors import InputError
 from minivgg_pl.memory import keep_freed_memory
@@ -42,7 +43,7 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     try:
         return _train(argv, resume_path)
     except SIGTERMException:
-        return fail("terminated. Nothing was trained yet", EXIT_TERMINATED)
+        return fail(NOTHING_TRAINED, EXIT_TERMINATED)
     finally:
         if signal.getsignal(signal.SIGTERM) is end_at_once:
             signal.signal(signal.SIGTERM, previous)
@@ -99,6 +100,7 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
         tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        _finish(cli, tested[0] if tested else {}, environment, start)
     except MisconfigurationException as error:
         raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
@@ -109,21 +111,25 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         return _stop(cli, f"another process of the run is gone. {_how_to_continue(cli.recorder)}", EXIT_FAILED)
     except SIGTERMException:
         return _stop(cli, f"terminated. {_how_to_continue(cli.recorder)}", EXIT_TERMINATED)
-    except SystemExit:
-        # Lightning's answer to Ctrl-C.
+    except (KeyboardInterrupt, SystemExit):
+        # SystemExit is Lightning's answer to Ctrl-C.
         return _stop(cli, f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
-    if cli.recorder.folder is not None and cli.trainer.is_global_zero:
-        # No result: with --trainer.limit_test_batches 0.
-        summary = summarize(cli.trainer, cli.model, cli.recorder, tested[0] if tested else {})
-        summary |= {
-            "recipe": cli.recipe(),
-            "seed": cli.config.seed_everything,
-            "environment": environment,
-            "wall_seconds_of_this_start": time.perf_counter() - start,
-        }
-        runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
-        print(summary_table(summary))
     return 0
+
+
+def _finish(cli: MiniVGGCLI, results: dict[str, float], environment: dict[str, Any], start: float) -> None:
+    """Write summary.json and print the table; `results` are the test's, empty with --trainer.limit_test_batches 0."""
+    if cli.recorder.folder is None or not cli.trainer.is_global_zero:
+        return
+    summary = summarize(cli.trainer, cli.model, cli.recorder, results)
+    summary |= {
+        "recipe": cli.recipe(),
+        "seed": cli.config.seed_everything,
+        "environment": environment,
+        "wall_seconds_of_this_start": time.perf_counter() - start,
+    }
+    runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
+    print(summary_table(summary))
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

@@ -1,0 +1,163 @@
+"""What a checkpoint holds to go on from, compared with what this run itself would write.
+
+Lightning and torch put it into place as it stands: a momentum of another shape is a crash or wrong weights in torch's
+fused optimizers, a number in place of a list a traceback. A checkpoint may come from anyone, hence this.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from minivgg_pl.checkpoints import read_checkpoint
+from minivgg_pl.errors import InputError
+from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.saving import RandomState, is_random_state
+
+# Settings of a parameter group that torch fills in where another version of it has not written them.
+FILLED_IN = {"maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
+
+
+def check_training_state(path: Path, module: LitMiniVGG, is_own_run: bool) -> None:
+    """Check that training can go on from the checkpoint at `path`.
+
+    Args:
+        path: A checkpoint of this project.
+        module: The system to train, as built from the options.
+        is_own_run: Whether the checkpoint lies in a run folder of the command, which keeps more in it.
+
+    Raises:
+        InputError: If it cannot, or would go on otherwise than it was trained.
+    """
+    content = read_checkpoint(path)
+    for name in _odd_parts(content, module, is_own_run):
+        raise InputError(
+            f"--resume {path}: a damaged checkpoint: its {name} is not what such a run writes; resume from another, or "
+            "start from its weights: --model.init_from"
+        )
+
+
+def _odd_parts(content: dict[str, Any], module: LitMiniVGG, is_own_run: bool) -> Iterator[str]:
+    """Yield the names of what is not as it should be."""
+    callbacks = content.get("callbacks", {})
+    if not isinstance(callbacks, dict) or not all(isinstance(state, dict) for state in callbacks.values()):
+        yield "list of callbacks"
+        return
+    generators = callbacks.get(RandomState.__name__)
+    # A Trainer of one's own need not have kept any.
+    if not is_random_state(generators) and (is_own_run or generators is not None):
+        yield "state of the random generators"
+    scores = [state.get("best_model_score") for name, state in callbacks.items() if name.startswith("RunCheckpoint{")]
+    if not all(
+        score is None or (isinstance(score, Tensor) and score.ndim == 0 and not score.is_meta) for score in scores
+    ):
+        yield "best score"
+    states, schedules = content.get("optimizer_states"), content.get("lr_schedulers")
+    if not (_is_list_of_dicts(states) and _is_list_of_dicts(schedules) and _suit(content, module)):
+        yield "optimizer or schedule"
+
+
+def _is_list_of_dicts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _suit(content: dict[str, Any], module: LitMiniVGG) -> bool:
+    """Tell whether the optimizer's and the schedule's state are those of `module`'s."""
+    states, schedules = content["optimizer_states"], content["lr_schedulers"]
+    twin = copy.deepcopy(module)
+    # What the triangular schedule spans; of no account here, and the Trainer is not there yet to be asked.
+    twin._num_updates = lambda: 1
+    optimizer, schedulers = _configured(twin)
+    if (len(states), len(schedules)) != (1, len(schedulers)):
+        return False
+    if "configure_optimizers" in vars(module):
+        # LightningCLI has put `--optimizer` there; it holds the module's own parameters, which must not change.
+        return _can_go_on(*copy.deepcopy((optimizer, schedulers)), states[0], schedules)
+    _update_by_nothing(optimizer)
+    has_updates = content.get("global_step", 0) > 0
+    return _is_optimizers(optimizer, states[0], has_updates) and _is_schedules(schedulers[0], schedules[0])
+
+
+def _configured(module: LitMiniVGG) -> tuple[Optimizer, list[LRScheduler]]:
+    """Return the optimizer and the schedulers, whichever way LightningModule allows to give them."""
+    configured = module.configure_optimizers()
+    if isinstance(configured, Optimizer):
+        return configured, []
+    if isinstance(configured, dict):
+        return configured["optimizer"], [configured["lr_scheduler"]["scheduler"]]
+    (optimizer,), schedulers = configured
+    return optimizer, list(schedulers)
+
+
+def _can_go_on(optimizer: Optimizer, schedulers: list[LRScheduler], state: Any, schedules: list[Any]) -> bool:
+    """Try it: what another optimizer keeps is its own affair."""
+    try:
+        optimizer.load_state_dict(copy.deepcopy(state))
+        for scheduler, schedule in zip(schedulers, schedules, strict=True):
+            scheduler.load_state_dict(schedule)
+        _update_by_nothing(optimizer)
+    except Exception:  # whatever it trips over
+        return False
+    return True
+
+
+def _update_by_nothing(optimizer: Optimizer) -> None:
+    """Make an update with gradients of 0: the optimizer then has the state that a run's has."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(lambda: torch.zeros(()))
+
+
+def _is_optimizers(optimizer: Optimizer, state: dict[str, Any], has_updates: bool) -> bool:
+    own = optimizer.state_dict()
+    groups = state.get("param_groups")
+    if not _is_list_of_dicts(groups) or len(groups) != len(own["param_groups"]):
+        return False
+    for group, own_group in zip(groups, own["param_groups"], strict=True):
+        if own_group.keys() - group.keys() - FILLED_IN or group["params"] != own_group["params"]:
+            return False
+        if not all(_is_like(group[name], value) for name, value in own_group.items() if name in group):
+            return False
+    return _is_like(state.get("state"), own["state"] if has_updates else {})
+
+
+def _is_schedules(scheduler: LRScheduler, state: dict[str, Any]) -> bool:
+    own = scheduler.state_dict()
+    # load_state_dict makes attributes of them all.
+    if any(hasattr(scheduler, str(name)) for name in state.keys() - own.keys()):
+        return False
+    counted = type(state.get("last_epoch")) is int and state["last_epoch"] >= 0
+    return counted and "base_lrs" in state and all(_is_like(state[n], v) for n, v in own.items() if n in state)
+
+
+def _is_like(value: Any, own: Any) -> bool:
+    """Tell whether `value` is of the kind, and as large, as `own`."""
+    if own is None or isinstance(own, bool):
+        return value is None or isinstance(value, bool)
+    if isinstance(own, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(own, Tensor):
+        return isinstance(value, Tensor) and _layout(value) == _layout(own)
+    if isinstance(own, list | tuple):
+        is_list = isinstance(value, list | tuple) and len(value) == len(own)
+        return is_list and all(map(_is_like, value, own))
+    if isinstance(own, dict):
+        is_dict = isinstance(value, dict) and value.keys() == own.keys()
+        return is_dict and all(_is_like(value[name], own[name]) for name in own)
+    return type(value) is type(own)
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what torch's fused optimizers do not compare before they go through the memory of several tensors."""
+    if tensor.is_meta or tensor.layout != torch.strided:
+        return (tensor.layout,)
+    # The step along a dimension of one value is arbitrary.
+    strides = [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+    return tensor.shape, tensor.dtype, strides
