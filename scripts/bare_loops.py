@@ -1,7 +1,7 @@
 """The loops without Lightning in `benchmark.py`: plain PyTorch, and one whose update is a single CUDA graph.
 
-Network, optimizer, schedule and batches are the article recipe's, the package's own: what differs from `article` is the
-loop alone.
+Network, learning rates and batch sizes are the article recipe's, the package's own. `bare` differs from `article` in
+the loop alone; `graph` also takes torch's fused SGD, and draws its own orders.
 """
 
 import argparse
@@ -9,27 +9,30 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from contenders import WARM_UP_BATCHES, Race, Stopwatch, data_options
+from contenders import DEFAULT_BATCH_SIZE, WARM_UP_BATCHES, Race, Stopwatch, data_options
 from torch import Tensor, nn
 from torch.nn import functional
 
 from minivgg_pl.architectures import ARCHITECTURES
+from minivgg_pl.batches import LEAST_TO_TRAIN, BatchSampler, EpochShuffler, ImageLoader, batch_sizes
 from minivgg_pl.data import CIFAR10DataModule
 from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS, LitMiniVGG
 from minivgg_pl.precision import choose_precision
 
-Train = Callable[[int | None], None]
+# Takes the epoch's number and the most batches to train on; None: all.
+Train = Callable[[int, int | None], None]
 
 
 def run_bare(args: argparse.Namespace) -> Race:
     """Train with as little code as can be."""
-    lit, data = _network_and_data(args)
+    lit, batches, val_batches = _network_and_loaders(args)
     configured = lit.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
 
-    def train(limit: int | None) -> None:
-        for number, (images, targets) in enumerate(data.train_dataloader()):
+    def train(epoch: int, limit: int | None) -> None:
+        batches.sampler.set_epoch(epoch)
+        for number, (images, targets) in enumerate(batches):
             if number == limit:
                 break
             optimizer.zero_grad()
@@ -39,19 +42,18 @@ def run_bare(args: argparse.Namespace) -> Race:
             optimizer.step()
             schedule.step()
 
-    return _race(args, lit.net, data, train)
+    return _race(args, lit.net, val_batches, train)
 
 
 def run_graph(args: argparse.Namespace) -> Race:
-    """Train with every update but an epoch's last, smaller one replayed from one CUDA graph."""
-    lit, data = _network_and_data(args)
-    update = GraphUpdate(lit.net, data.train_set, _autocast(lit.device))
-    index = torch.zeros(data.batch_size, dtype=torch.int64, device=lit.device)
+    """Train with every update but an epoch's last one, of another size, replayed from one CUDA graph."""
+    lit, batches, val_batches = _network_and_loaders(args)
+    update = GraphUpdate(lit.net, batches.dataset, _autocast(lit.device))
+    index = torch.zeros(batches.sampler.batch_size, dtype=torch.int64, device=lit.device)
     graph = torch.cuda.CUDAGraph()
 
-    def train(limit: int | None) -> None:
-        batches = torch.randperm(args.images, device=lit.device).split(data.batch_size)
-        for batch in batches[:limit]:
+    def train(epoch: int, limit: int | None) -> None:
+        for batch in random_batches(args.images, len(index), lit.device)[:limit]:
             update.set_rate()
             if limit is None and len(batch) == len(index):
                 index.copy_(batch)
@@ -59,17 +61,23 @@ def run_graph(args: argparse.Namespace) -> Race:
             else:
                 update(batch)
 
-    def warm_up(limit: int) -> None:
+    def warm_up(epoch: int, limit: int | None) -> None:
         # As torch's notes on CUDA graphs ask: a few updates on another stream, then the capture.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            train(limit)
+            train(epoch, limit)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph):
             update(index)
 
-    return _race(args, lit.net, data, train, warm_up)
+    return _race(args, lit.net, val_batches, train, warm_up)
+
+
+def random_batches(num_images: int, batch_size: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Return the images' numbers `(B,)` int64 in a new order; a rest of one image joins the batch before it."""
+    order = torch.randperm(num_images, device=device)
+    return order.split(batch_sizes(num_images, batch_size, LEAST_TO_TRAIN))
 
 
 class GraphUpdate:
@@ -105,14 +113,16 @@ class GraphUpdate:
         self.optimizer.step()
 
 
-def _network_and_data(args: argparse.Namespace) -> tuple[LitMiniVGG, CIFAR10DataModule]:
-    device = torch.device("cuda" if args.gpus else "cpu")
-    data = CIFAR10DataModule(**data_options(args), batch_size=args.batch_size or 64)
+def _network_and_loaders(args: argparse.Namespace) -> tuple[LitMiniVGG, ImageLoader, ImageLoader]:
+    device, size = torch.device("cuda" if args.gpus else "cpu"), args.batch_size or DEFAULT_BATCH_SIZE
+    data = CIFAR10DataModule(**data_options(args))
     data.setup("fit")
-    data.train_set = data.train_set.subset(torch.arange(args.images))
-    for part in (data.train_set, data.val_set):
-        part.to(device)
-    return LitMiniVGG(args.variant).to(device), data
+    # Not the module's own loaders: without a trainer these move the images back to the CPU.
+    train_set = data.train_set.subset(torch.arange(args.images)).to(device)
+    val_set = data.val_set.to(device)
+    shuffler = EpochShuffler(train_set, data.shuffle_seed, size, num_devices=1, rank=0)
+    sampler = BatchSampler(val_set, size, num_devices=1, rank=0)
+    return LitMiniVGG(args.variant).to(device), ImageLoader(train_set, shuffler), ImageLoader(val_set, sampler)
 
 
 def _autocast(device: torch.device) -> AbstractContextManager:
@@ -121,24 +131,24 @@ def _autocast(device: torch.device) -> AbstractContextManager:
 
 
 def _race(
-    args: argparse.Namespace, net: nn.Module, data: CIFAR10DataModule, train: Train, warm_up: Train | None = None
+    args: argparse.Namespace, net: nn.Module, val_batches: ImageLoader, train: Train, warm_up: Train | None = None
 ) -> Race:
-    """Train and validate for the epochs that are asked for; `train` takes the most batches it shall train on."""
+    """Train and validate for the epochs that are asked for."""
     device = next(net.parameters()).device
     watch = Stopwatch()
     net.train()
-    (warm_up or train)(WARM_UP_BATCHES)
-    for _ in range(args.epochs or ARCHITECTURES[args.variant].epochs):
+    (warm_up or train)(0, WARM_UP_BATCHES)
+    for epoch in range(args.epochs or ARCHITECTURES[args.variant].epochs):
         watch.epoch_starts()
         net.train()
-        train(None)
+        train(epoch, None)
         if args.gpus:
             torch.cuda.synchronize()
         watch.batches_done()
         net.eval()
         with torch.no_grad(), _autocast(device):
-            hits = sum(_hits(net, data.val_dataloader()))
-        watch.epoch_ends(hits.item() / len(data.val_set))
+            hits = sum(_hits(net, val_batches))
+        watch.epoch_ends(hits.item() / len(val_batches.dataset))
     return watch.race()
 
 

@@ -20,25 +20,23 @@ the bare loop train in bfloat16 where the device computes it natively, the other
 """
 
 import argparse
-import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from benchmark_report import compare_runs, draw, print_table, write_csv
-from contenders import Race, run_ours, store_arrays
+from benchmark_options import parse_arguments
+from benchmark_report import CSV_NAME, compare_runs, draw, print_table, write_csv
+from contenders import OURS, Race, run_ours, store_arrays
 
-from minivgg_pl.architectures import ARCHITECTURES
-from minivgg_pl.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail
-from minivgg_pl.errors import InputError
-from minivgg_pl.recipe import RECIPES
+from minivgg_pl.command import EXIT_FAILED, EXIT_TERMINATED, fail, guarded
+from minivgg_pl.outputs import check_output, make_folder
 
-OURS = RECIPES
-CONTENDERS = (*OURS, "bare", "graph", "tutorial", "keras")
 MATRIX_SIZE = 2048
 GROWTH = {
     "batch_size": [["--batch-size", str(size)] for size in (32, 64, 128, 256, 512)],
@@ -48,80 +46,35 @@ GROWTH = {
 
 
 def main() -> int:
+    """Do what the command line asks for, and return the exit code."""
+    return guarded(lambda: run(parse_arguments(__doc__)))
+
+
+def run(args: argparse.Namespace) -> int:
     """Run all rounds, print the table, write the CSV and the picture; with the hidden `--role`, run one race."""
-    args = parse_arguments()
     if args.role:
         return play(args)
     if args.runs:
-        try:
-            compare_runs(args.runs, args.output)
-        except InputError as error:
-            return fail(str(error), EXIT_BAD_INPUT)
+        compare_runs(args.runs, args.output)
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            args.arrays, args.root = folder, args.root or folder
-            store_arrays(args, folder)
-            return grow(args) if args.grow else compare(args)
-        except InputError as error:
-            return fail(str(error), EXIT_BAD_INPUT)
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines() or [f"it ended with code {error.returncode}"]
-            return fail(f"a contender failed: {lines[-1].removeprefix('error: ')}", EXIT_FAILED)
+    if args.output:
+        # Before hours of races.
+        make_folder(args.output)
+        check_output("--output", args.output / CSV_NAME, [".csv"], overwrite=True)
+    with exit_on_sigterm(), tempfile.TemporaryDirectory() as folder:
+        args.arrays, args.root = folder, args.root or folder
+        store_arrays(args, folder)
+        return grow(args) if args.grow else compare(args)
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read and check the command line."""
-    parser = OneLineArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="default: all whose packages are here")
-    parser.add_argument("--variant", choices=list(ARCHITECTURES), default="classic")
-    parser.add_argument("--rounds", type=int, default=3, help="races of each contender (default: 3)")
-    parser.add_argument("--images", type=int, default=6400, help="training images, by the 50 (default: 6400)")
-    parser.add_argument("--epochs", type=int, default=1, help="0: each contender's own number (default: 1)")
-    parser.add_argument("--batch-size", type=int, help="for all (default: the recipe's; 64 for the others)")
-    parser.add_argument("--dataset", choices=("synthetic", "cifar10"), default="synthetic")
-    parser.add_argument("--root", help="folder with the data (default: drawn pictures in a temporary folder)")
-    parser.add_argument("--gpus", type=int, choices=(0, 1), default=0)
-    parser.add_argument("--threads", type=int, help="threads of each contender (default: what each chooses)")
-    parser.add_argument("--output", type=Path, help="folder for benchmark.csv and benchmark.png (default: none)")
-    parser.add_argument("--grow", action="store_true", help="how the first contender's time and memory grow")
-    parser.add_argument("--profile", action="store_true", help="then show where the updates of ours spend their time")
-    parser.add_argument(
-        "--runs", nargs="+", type=Path, help="compare finished runs of train.py and benchmark.csv files, train nothing"
-    )
-    parser.add_argument("--option", action="append", default=[], help="one more of ours: --option=--model.lr=0.1")
-    parser.add_argument("--arrays", help=argparse.SUPPRESS)
-    parser.add_argument("--profiled", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--role", choices=CONTENDERS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    for name in ("rounds", "images", "batch_size", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
-    if args.epochs < 0:
-        parser.error(f"--epochs {args.epochs}: give 1 or more, or 0 for each contender's own number")
-    if args.dataset == "cifar10" and args.images > 50_000:
-        parser.error(f"--images {args.images}: CIFAR-10 has 50,000 training images; give at most that")
-    if args.grow and (args.contenders or OURS)[0] not in OURS:
-        parser.error(f"--grow {args.contenders[0]}: give one of ours, {', '.join(OURS)}")
-    if args.output and any(p.exists() and not p.is_dir() for p in (args.output, *args.output.parents)):
-        parser.error(f"--output {args.output}: a file is in the way; give a folder")
-    if args.grow and args.dataset == "cifar10":
-        parser.error("--grow draws its own pictures: leave --dataset out")
-    if args.dataset == "cifar10" and args.root is None:
-        parser.error("--dataset cifar10 needs --root, the folder with the data")
-    if args.contenders and "graph" in args.contenders and not args.gpus:
-        parser.error("graph is a CUDA graph: give --gpus 1, or leave it out")
-    has_keras = importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras")
-    if args.contenders and "keras" in args.contenders and not has_keras:
-        parser.error("keras needs packages that are not installed: pip install tensorflow-cpu keras")
-    if args.gpus and not args.role:
-        import torch
-
-        if not torch.cuda.is_available():
-            parser.error("--gpus 1: this machine has no GPU that torch can use; --gpus 0 is the CPU")
-    left_out = {"speedrun": True, "graph": not args.gpus, "keras": not has_keras}
-    args.contenders = args.contenders or [name for name in CONTENDERS if not left_out.get(name)]
-    return args
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM leave as an exception does, so that the contender is ended and the temporary folder removed."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def play(args: argparse.Namespace) -> int:
@@ -151,37 +104,74 @@ def play(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_race(args: argparse.Namespace, contender: str, extra: list[str] | None = None) -> tuple[Race, str]:
-    """Run one contender in a new process, so that no two thread pools ever meet; return what else it printed, too."""
+def run_race(args: argparse.Namespace, contender: str, extra: list[str] | None = None) -> tuple[Race, str] | None:
+    """Run one contender in a new process, so that no two thread pools ever meet.
+
+    Returns:
+        The race and what else the process printed, or None where it failed, which is then said in one line.
+    """
     env = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     if not args.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, __file__, *sys.argv[1:], "--role", contender, "--root", args.root]
     command += ["--arrays", args.arrays, *(extra or [])]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    printed, _, last = done.stdout.rstrip().rpartition("\n")
+    code, output, errors = finish(command, env)
+    if code:
+        lines = errors.strip().splitlines() if code > 0 else []
+        reason = lines[-1].removeprefix("error: ") if lines else f"it ended with code {code}"
+        fail(f"{contender} failed, and is left out: {reason}", EXIT_FAILED)
+        return None
+    printed, _, last = output.rstrip().rpartition("\n")
     race = Race(**json.loads(last))
     print(f"{contender}: {race.seconds[-1]:.1f} s, accuracy {race.val_acc[-1]:.4f}", file=sys.stderr, flush=True)
     return race, printed
 
 
+def finish(command: list[str], env: dict[str, str]) -> tuple[int, str, str]:
+    """Run a process to its end and return its code, output and errors; whatever ends the wait ends the process."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            output, errors = process.communicate()
+        finally:
+            process.terminate()
+    return process.returncode, output, errors
+
+
 def compare(args: argparse.Namespace) -> int:
-    """Race all contenders in turns, with the machine's matrix rate measured in each round."""
+    """Race all contenders in turns, with the machine's matrix rate measured in each round.
+
+    A contender that fails is left out from then on, its earlier races as well: only whole rounds can be compared.
+    """
     races: dict[str, list[Race]] = {name: [] for name in args.contenders}
     rates = []
     for _ in range(args.rounds):
         rates.append(matrix_rates(args))
-        for name in args.contenders:
-            races[name].append(run_race(args, name)[0])
+        for name in list(races):
+            result = run_race(args, name)
+            if result:
+                races[name].append(result[0])
+            else:
+                del races[name]
+            # After each, so that a kill loses no more than the race that it ends.
+            if args.output and races:
+                write_csv(args, races)
+        if not races:
+            return EXIT_FAILED
     print_table(args, races, rates)
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_csv(args, races)
         draw(args, races)
-    for name in [name for name in args.contenders if args.profile and name in OURS]:
-        _, printed = run_race(args, name, ["--profiled", "--epochs", "1"])
-        print(f"\nwhere an update of {name} spends its time\n{printed}", flush=True)
-    return 0
+    ours = [name for name in races if args.profile and name in OURS]
+    profiled = [profile_updates(args, name) for name in ours]
+    return 0 if all(profiled) and len(races) == len(args.contenders) else EXIT_FAILED
+
+
+def profile_updates(args: argparse.Namespace, name: str) -> bool:
+    """Print where the updates of one of ours spend their time, and return whether that went well."""
+    result = run_race(args, name, ["--profiled", "--epochs", "1"])
+    if result:
+        print(f"\nwhere an update of {name} spends its time\n{result[1]}", flush=True)
+    return result is not None
 
 
 def matrix_rates(args: argparse.Namespace) -> dict[str, float]:
@@ -208,17 +198,22 @@ def matrix_rates(args: argparse.Namespace) -> dict[str, float]:
 def grow(args: argparse.Namespace) -> int:
     """Print how the first contender's speed and memory grow with batch size, images and width."""
     contender = args.contenders[0]
+    failed = False
     print(f"{contender}, {args.variant}: how speed and memory grow")
     for what, settings in GROWTH.items():
-        print(f"\n{what:<12} images/s  s an epoch  peak MB")
+        print(f"\n{what:<12} images/s  s an epoch  peak MB", flush=True)
         for extra in settings:
             value = extra[-1].rpartition("=")[2]
             # Another number of pictures is another set on disk.
             folder = ["--root", f"{args.root}/{value}"] if what == "images" else []
-            race, _ = run_race(args, contender, [*extra, *folder])
+            result = run_race(args, contender, [*extra, *folder])
+            if not result:
+                failed = True
+                continue
+            race = result[0]
             speed = (int(value) if what == "images" else args.images) / race.train_seconds[-1]
             print(f"{value:<12} {speed:>8,.0f}  {race.train_seconds[-1]:>10.1f}  {race.peak_mb:>7,.0f}", flush=True)
-    return 0
+    return EXIT_FAILED if failed else 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from minivgg_pl.recipe import RECIPES
+
+OURS = RECIPES
+CONTENDERS = (*OURS, "bare", "graph", "tutorial", "keras")
+# Of those that are not ours.
+DEFAULT_BATCH_SIZE = 64
 WARM_UP_BATCHES = 5
 
 

@@ -5,7 +5,7 @@ import tempfile
 from typing import Any
 
 import numpy as np
-from contenders import WARM_UP_BATCHES, Race, Stopwatch, load_arrays
+from contenders import DEFAULT_BATCH_SIZE, WARM_UP_BATCHES, Race, Stopwatch, load_arrays
 
 from minivgg_pl.architectures import ARCHITECTURES
 
@@ -71,8 +71,11 @@ def run_tutorial(args: argparse.Namespace) -> Race:
             watch.epoch_ends(self.trainer.callback_metrics["val_acc"])
 
     train, val = load_arrays(args)
-    options = {"batch_size": args.batch_size or 64, "num_workers": WORKERS, "persistent_workers": True}
-    loaders = DataLoader(Pictures(*train), shuffle=True, **options), DataLoader(Pictures(*val), **options)
+    batch = args.batch_size or DEFAULT_BATCH_SIZE
+    options = {"batch_size": batch, "num_workers": WORKERS, "persistent_workers": True}
+    # Batch norm cannot train on a last batch of one image.
+    shuffled = DataLoader(Pictures(*train), shuffle=True, drop_last=len(train[0]) % batch == 1, **options)
+    loaders = shuffled, DataLoader(Pictures(*val), **options)
     for epochs, limit in ((1, WARM_UP_BATCHES), (args.epochs or ARCHITECTURES[args.variant].epochs, None)):
         watch = Stopwatch()
         with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +97,7 @@ def run_keras(args: argparse.Namespace) -> Race:
     """Train the article's code."""
     import keras
 
-    batch = args.batch_size or 64
+    batch = args.batch_size or DEFAULT_BATCH_SIZE
     model = article_model(args.variant)
     decay = keras.optimizers.schedules.InverseTimeDecay(0.01, decay_steps=1, decay_rate=0.01 / 40)
     optimizer = keras.optimizers.SGD(learning_rate=decay, momentum=0.9, nesterov=True)
