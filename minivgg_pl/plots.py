@@ -151,5 +151,6 @@ def _race_figure(
     axes.set_ylabel("accuracy on the test set")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color="0.9", linewidth=0.8)
-    axes.legend(loc="lower right", frameon=False)
+    # Below: in the chart no corner is free of lines for sure.
+    figure.legend(loc="outside lower center", frameon=False)
     return figure

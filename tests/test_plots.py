@@ -233,7 +233,7 @@ RACE = {"article": ([60, 120.0], [0.5, 0.8]), "modern": ([90.0, 180.0], [0.7, 0.
 
 def test_a_race_is_drawn_in_minutes_with_each_ones_end_in_the_legend(tmp_path: Path) -> None:
     axes = plots._race_figure(RACE, "a title", ("the article's best", 0.8199)).axes[0]
-    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    texts = legend_texts(axes.figure)
     assert texts == ["article: 80.00% after 2.0 min", "modern: 87.50% after 3.0 min"]
     assert axes.lines[1].get_xydata().tolist() == [[1.5, 0.7], [3.0, 0.875]]
     assert axes.lines[0].get_color() != axes.lines[1].get_color()
