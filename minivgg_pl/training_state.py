@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from minivgg_pl.checkpoints import read_checkpoint
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG
-from minivgg_pl.saving import RandomState, is_random_state
+from minivgg_pl.saving import RandomState, RunCheckpoint, is_random_state
 
 # Settings of a parameter group that torch fills in where another version of it has not written them.
 FILLED_IN = {"maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
@@ -46,21 +46,23 @@ def check_training_state(path: Path, module: LitMiniVGG, is_own_run: bool) -> No
 def _odd_parts(content: dict[str, Any], module: LitMiniVGG, is_own_run: bool) -> Iterator[str]:
     """Yield the names of what is not as it should be."""
     callbacks = content.get("callbacks", {})
-    if not isinstance(callbacks, dict) or not all(isinstance(state, dict) for state in callbacks.values()):
+    if not isinstance(callbacks, dict) or not all(isinstance(name, str) for name in callbacks):
         yield "list of callbacks"
         return
     generators = callbacks.get(RandomState.__name__)
     # A Trainer of one's own need not have kept any.
     if not is_random_state(generators) and (is_own_run or generators is not None):
         yield "state of the random generators"
-    scores = [state.get("best_model_score") for name, state in callbacks.items() if name.startswith("RunCheckpoint{")]
-    if not all(
-        score is None or (isinstance(score, Tensor) and score.ndim == 0 and not score.is_meta) for score in scores
-    ):
+    kept = [state for name, state in callbacks.items() if name.startswith(f"{RunCheckpoint.__name__}{{")]
+    if not all(isinstance(state, dict) and _is_score(state.get("best_model_score")) for state in kept):
         yield "best score"
     states, schedules = content.get("optimizer_states"), content.get("lr_schedulers")
     if not (_is_list_of_dicts(states) and _is_list_of_dicts(schedules) and _suit(content, module)):
         yield "optimizer or schedule"
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or (isinstance(value, Tensor) and not value.ndim and not value.is_meta)
 
 
 def _is_list_of_dicts(value: Any) -> bool:

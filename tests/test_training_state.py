@@ -14,8 +14,6 @@ from minivgg_pl.training_state import check_training_state
 from tests.conftest import run_train
 from tests.test_train import checkpoint
 
-LAST = "RunCheckpoint{'monitor': None"
-
 
 def optimizer(content):
     return content["optimizer_states"][0]
@@ -101,7 +99,7 @@ def test_generators_that_no_run_writes_are_refused(damaged, change):
         check_training_state(damaged(change), LitMiniVGG(), is_own_run=True)
 
 
-def test_callbacks_and_scores_that_no_run_writes_are_refused(damaged):
+def test_callbacks_and_scores_that_no_run_writes_are_refused(damaged, finished_run):
     with pytest.raises(InputError, match="its list of callbacks is not"):
         check_training_state(damaged(lambda c: c.update(callbacks="x")), LitMiniVGG(), is_own_run=True)
 
@@ -110,6 +108,11 @@ def test_callbacks_and_scores_that_no_run_writes_are_refused(damaged):
 
     with pytest.raises(InputError, match="its best score is not"):
         check_training_state(damaged(change), LitMiniVGG(), is_own_run=True)
+    name = next(name for name in checkpoint(finished_run[0])["callbacks"] if "val_acc" in name)
+    with pytest.raises(InputError, match="its best score is not"):
+        check_training_state(damaged(lambda c: c["callbacks"].update({name: "x"})), LitMiniVGG(), is_own_run=True)
+    # What a callback of the user's keeps is the user's affair.
+    check_training_state(damaged(lambda c: c["callbacks"].update(Mine=[3])), LitMiniVGG(), is_own_run=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "schedule": "triangular"}], ids=["sgd", "muon"])
