@@ -3,6 +3,7 @@
 import copy
 import csv
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -46,15 +47,15 @@ def test_bad_options_of_the_overhead_script_are_one_line(option, script_here, ca
     assert error.startswith("error: ")
 
 
-def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, synthetic_root):
+def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, synthetic_root, script_here, capfd):
     # Batches that leave a rest of one image, on which batch norm cannot train.
     options = f"--contenders bare modern tutorial --images {SYNTHETIC_SIZE} --rounds 1 --epochs 2 --batch-size 199"
-    process = run("benchmark.py", *options.split(), f"--root={synthetic_root}", f"--output={tmp_path}")
-    assert process.returncode == 0, process.stderr
-    assert "158 MFLOP an image" in process.stdout
-    assert "drawn pictures, not CIFAR-10" in process.stdout
-    assert "matrix rate: float32" in process.stdout
-    rows = process.stdout.splitlines()[-3:]
+    assert script_here("benchmark.py", *options.split(), f"--root={synthetic_root}", f"--output={tmp_path}") == 0
+    printed = capfd.readouterr().out
+    assert "158 MFLOP an image" in printed
+    assert "drawn pictures, not CIFAR-10" in printed
+    assert "matrix rate: float32" in printed
+    rows = printed.splitlines()[-3:]
     assert [row.split()[0] for row in rows] == ["bare", "modern", "tutorial"]
     assert [row.split()[3] for row in rows][0] == "1.00"
     with open(tmp_path / "benchmark.csv", newline="") as file:
@@ -65,14 +66,14 @@ def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, syntheti
     assert Image.open(tmp_path / "benchmark.png").size[0] >= 1800
 
 
-def test_a_contender_that_fails_is_left_out_and_the_others_are_kept(tmp_path, synthetic_root):
+def test_a_contender_that_fails_is_left_out_and_the_others_are_kept(tmp_path, synthetic_root, script_here, capfd):
     options = f"--contenders modern bare --images {SYNTHETIC_SIZE} --rounds 1 --option=--model.lr=-1"
-    process = run("benchmark.py", *options.split(), f"--root={synthetic_root}", f"--output={tmp_path}")
-    assert process.returncode == 1
-    failure, race = process.stderr.splitlines()[-2:]
+    assert script_here("benchmark.py", *options.split(), f"--root={synthetic_root}", f"--output={tmp_path}") == 1
+    printed, errors = capfd.readouterr()
+    failure, race = errors.splitlines()[-2:]
     assert failure.startswith("error: modern failed, and is left out: ")
     assert race.startswith("bare: ")
-    row = process.stdout.splitlines()[-1].split()
+    row = printed.splitlines()[-1].split()
     assert (row[0], row[3]) == ("bare", "1.00")
     assert (tmp_path / "benchmark.csv").read_text().count("bare,classic,synthetic,1,1,") == 1
     assert (tmp_path / "benchmark.png").exists()
@@ -260,13 +261,28 @@ def test_a_pipe_is_no_race(tmp_path):
     assert "neither a run's folder nor a benchmark.csv" in process.stderr
 
 
-def test_the_profile_shows_where_an_updates_time_goes(synthetic_root):
-    options = f"--contenders speedrun --images {SYNTHETIC_SIZE} --batch-size 20 --rounds 1 --profile"
-    process = run("benchmark.py", *options.split(), f"--root={synthetic_root}")
-    assert process.returncode == 0, process.stderr
-    assert "where an update of speedrun spends its time" in process.stdout
-    assert "aten::convolution_backward" in process.stdout
-    assert "5 updates, " in process.stdout
+def test_the_profile_shows_where_an_updates_time_goes(synthetic_root, tmp_path, script_here, capfd):
+    # One contender's own process, in this one.
+    options = f"--role speedrun --profiled --epochs 1 --images {SYNTHETIC_SIZE} --batch-size 20 --arrays {tmp_path}"
+    assert script_here("benchmark.py", *options.split(), f"--root={synthetic_root}") == 0
+    printed = capfd.readouterr().out
+    assert "aten::convolution_backward" in printed
+    assert "5 updates, " in printed
+
+
+def test_the_profiles_follow_the_table(synthetic_root, script_here, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    options = ["--contenders", "article", f"--images={SYNTHETIC_SIZE}", "--rounds=1", "--profile"]
+    lines = ["where the time goes", json.dumps([[1.0], [2.0], [0.5], 900])]
+    race = f"print({lines[0]!r}); print(json.dumps(dict(zip(contenders.Race._fields, {lines[1]}))))"
+    stand_in = [
+        "-c",
+        f"import json, sys; sys.path.insert(0, {str(REPOSITORY / 'scripts')!r}); import contenders; {race}",
+    ]
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: popen([command[0], *stand_in], **options))
+    assert script_here("benchmark.py", *options, f"--root={synthetic_root}") == 0
+    assert capfd.readouterr().out.endswith("where an update of article spends its time\nwhere the time goes\n")
 
 
 class Batches:
