@@ -47,7 +47,8 @@ class BatchSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the indices `(B,)` int64 of each batch."""
-        batches = self.batches(self._order())
+        # To where the images are, all at once and not a batch at a time.
+        batches = self.batches(self._order().to(self.dataset.images.device))
         start, self._start = self._start, 0
         for number in range(start, len(batches)):
             self.position = number + 1
@@ -117,17 +118,17 @@ class ImageLoader(DataLoader):
     """
 
     def __init__(self, dataset: ImageDataset, sampler: BatchSampler, trainer: Trainer | None = None) -> None:
-        super().__init__(
-            dataset,
-            # The sampler's indices are a batch each.
-            batch_size=None,
-            sampler=sampler,
-            collate_fn=whole_batch,
-            # Each new iterator draws a number. From here, not from the global generator that dropout uses: a resumed
-            # run creates its iterators at other moments, and would drop other units.
-            generator=torch.Generator(),
-        )
+        # The sampler's indices are a batch each.
+        super().__init__(dataset, batch_size=None, sampler=sampler, collate_fn=whole_batch)
         self.trainer = trainer
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches: what DataLoader's own iterator would, without its workers' bookkeeping.
+
+        Nor does it draw a number from the generator that dropout uses: a resumed run creates its iterators at other
+        moments, and would drop other units.
+        """
+        return (self.dataset[indices] for indices in self.sampler)
 
     def state_dict(self) -> dict[str, int]:
         """Return the sampler's state, at an epoch's end that of its next one's beginning."""

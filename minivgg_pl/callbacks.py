@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from minivgg_pl import class_plots, plots, reports, runs
 from minivgg_pl.article import article_rows
 from minivgg_pl.batches import BatchSampler
+from minivgg_pl.epoch_callback import EpochCallback
 from minivgg_pl.outputs import write_whole
 from minivgg_pl.resume import ResumePoint
+
+# Of a run's time, the most that drawing its curves may take while it trains: a GPU is done with an epoch in less time
+# than matplotlib with a picture.
+DRAWING_SHARE = 0.05
+# What a drawing takes, before one was made.
+FIRST_DRAWING_SECONDS = 0.3
 
 
 def bar_refresh_rate() -> int:
@@ -33,7 +41,7 @@ def num_train_images(trainer: Trainer, num_batches: int) -> int:
     return min(num_batches * data.global_batch_size(trainer.world_size), len(data.train_set))
 
 
-class RunRecorder(Callback):
+class RunRecorder(EpochCallback):
     """Claims the run folder once the data are known to be good, and keeps metrics.csv in it.
 
     Args:
@@ -104,7 +112,7 @@ class RunRecorder(Callback):
         num_timed = self.num_train_images - num_train_images(trainer, self._first_batch)
         # Lightning keeps the values of an earlier epoch where this one had no validation.
         fresh = ("val_",) * self._has_validated
-        if trainer.lightning_module.train_totals.sums is None:
+        if trainer.lightning_module.train_totals.is_empty:
             # Unless a validation stopped the epoch in the middle, before it was logged.
             fresh += ("train_",)
         metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
@@ -119,7 +127,7 @@ class RunRecorder(Callback):
         }
 
 
-class SaveRunConfig(SaveConfigCallback):
+class SaveRunConfig(EpochCallback, SaveConfigCallback):
     """Keeps the parsed configuration in the run folder: config.yaml, then config.resume-1.yaml and so on."""
 
     def __init__(self, parser: Any, config: Any, recorder: RunRecorder, **kwargs: Any) -> None:
@@ -132,8 +140,8 @@ class SaveRunConfig(SaveConfigCallback):
             write_whole(runs.next_config(self.recorder.folder), self.parser.dump(self.config, skip_none=False))
 
 
-class CurvePlot(Callback):
-    """Redraws `curves.png` after each epoch.
+class CurvePlot(EpochCallback):
+    """Redraws `curves.png` as the epochs end, but no more often than DRAWING_SHARE allows, and when the training ends.
 
     Args:
         recorder: Holds the rows to draw.
@@ -146,16 +154,39 @@ class CurvePlot(Callback):
         self.recorder = recorder
         self.reference = article_rows(variant) if reference == "article" else None
         self.val_label = val_label
+        self._num_drawn = 0
+        self._seconds = FIRST_DRAWING_SECONDS
+        self._last_end = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._num_drawn = len(self.recorder.rows)
+        self._last_end = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            path = self.recorder.folder / "curves.png"
-            plots.draw_curves(
-                self.recorder.rows, path, self.recorder.title, reference=self.reference, val_label=self.val_label
-            )
+        if self._seconds < DRAWING_SHARE * (time.perf_counter() - self._last_end):
+            self._draw(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # After a full disk there is nothing to draw on.
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        rows = self.recorder.rows
+        if not trainer.is_global_zero or len(rows) == self._num_drawn:
+            return
+        start = time.perf_counter()
+        path = self.recorder.folder / "curves.png"
+        plots.draw_curves(rows, path, self.recorder.title, reference=self.reference, val_label=self.val_label)
+        self._num_drawn = len(rows)
+        self._last_end = time.perf_counter()
+        self._seconds = self._last_end - start
 
 
-class EpochLines(Callback):
+class EpochLines(EpochCallback):
     """Prints one line an epoch, above the progress bar where there is one."""
 
     def __init__(self, recorder: RunRecorder) -> None:
@@ -175,7 +206,7 @@ class EpochLines(Callback):
         bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
 
 
-class TestReport(Callback):
+class TestReport(EpochCallback):
     """Writes report.csv and confusion_matrix.png after the test."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name

@@ -65,7 +65,10 @@ def _is_epoch_so_far(value: Any) -> bool:
     if not isinstance(value, dict) or type(value.get("first_step", 0)) is not int:
         return False
     sums = value.get("sums")
-    return sums is None or (isinstance(sums, torch.Tensor) and sums.ndim in (1, 2) and sums.shape[-1] == NUM_TOTALS)
+    if not isinstance(sums, torch.Tensor):
+        return sums is None
+    is_plain = sums.dtype == torch.float32 and sums.layout == torch.strided and not sums.is_meta
+    return is_plain and sums.ndim in (1, 2) and sums.shape[-1] == NUM_TOTALS
 
 
 def _is_plain(value: Any) -> bool:

@@ -15,6 +15,8 @@ from minivgg_pl.dataset import ImageDataset, stratified_split
 from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
+# What a GPU evaluates at once, at least: 1,000 images of 32x32. Smaller batches leave most of it idle.
+LEAST_EVALUATED_PIXELS = 1000 * 32 * 32
 # Above that, one batch's activations take more memory than machines have.
 MAX_BATCH_SIZE = 2**16
 
@@ -34,7 +36,8 @@ class ImageDataModule(LightningDataModule):
         train_size: Number of training images, before any are held out; None if only `_load` tells.
         splits: Which splits `_load` has. Without `val`, `val_size` training images are held out, or with 0 the test
             set validates; without `test`, the validation images are tested on.
-        batch_size: Images a batch, on each device.
+        batch_size: Images a batch, on each device. A GPU validates and tests in batches of 1,000 images of 32x32
+            pixels, or as many pixels in larger ones, if that is more.
         split_batches: Whether a batch is split over the devices instead: an update sees `batch_size` images in all.
         val_size: Training images held out for validation, the same number of each class.
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
@@ -189,11 +192,11 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Return the validation images: a set of their own, held-out training images, or the test set."""
-        return self._loader(self.val_set)
+        return self._evaluation_loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader:
         """Return the test set, or the validation images where there is none."""
-        return self._loader(self.test_set)
+        return self._evaluation_loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader:
         """Return the test set, or the validation images where there is none."""
@@ -202,6 +205,14 @@ class ImageDataModule(LightningDataModule):
     def _loader(self, dataset: ImageDataset, seed: int | None = None) -> DataLoader:
         num_devices = self.trainer.world_size if self.trainer else 1
         return make_loader(dataset, self.global_batch_size(num_devices), self.trainer, seed)
+
+    def _evaluation_loader(self, dataset: ImageDataset) -> DataLoader:
+        if self.trainer is None or self.trainer.strategy.root_device.type != "cuda":
+            return self._loader(dataset)
+        num_devices = self.trainer.world_size
+        _, height, width = self.image_shape
+        least = LEAST_EVALUATED_PIXELS // (height * width) * num_devices
+        return make_loader(dataset, max(self.global_batch_size(num_devices), least), self.trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the seed of the orders, the classes' names, what module this is."""

@@ -125,8 +125,8 @@ class LitMiniVGG(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Inside an epoch: what it has summed up so far, a row `(4,)` for each device.
-        sums = self.train_totals.sums
-        sums = None if sums is None else self.all_gather(sums).reshape(-1, len(sums))
+        totals = self.train_totals
+        sums = None if totals.is_empty else self.all_gather(totals.sums).reshape(-1, len(totals.sums))
         checkpoint["epoch_so_far"] = {"sums": sums, "first_step": self._first_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -134,8 +134,8 @@ class LitMiniVGG(LightningModule):
         so_far = checkpoint.get("epoch_so_far", {})
         self._first_step = so_far.get("first_step", 0)
         if so_far.get("sums") is not None:
-            own = torch.atleast_2d(so_far["sums"])[self.global_rank : self.global_rank + 1]
-            self.train_totals.sums = own[0] if len(own) else None
+            for own in torch.atleast_2d(so_far["sums"])[self.global_rank : self.global_rank + 1]:
+                self.train_totals.restore(own)
 
     def on_fit_start(self) -> None:
         # After a checkpoint, if any, was restored.
@@ -152,7 +152,7 @@ class LitMiniVGG(LightningModule):
         self.has_initial_weights = True
 
     def on_train_epoch_start(self) -> None:
-        self.train_totals.sums = None
+        self.train_totals.reset()
         self._first_images.batches.clear()
         self._first_step = self.trainer.global_step
 
@@ -189,7 +189,7 @@ class LitMiniVGG(LightningModule):
             raise NonFiniteLossError(_non_finite_message("training", self.current_epoch, step))
 
     def on_validation_epoch_start(self) -> None:
-        self.eval_totals.sums = None
+        self.eval_totals.reset()
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add the batch to the epoch's totals."""
@@ -202,7 +202,7 @@ class LitMiniVGG(LightningModule):
         self._log_epoch("val", self.eval_totals)
 
     def on_test_epoch_start(self) -> None:
-        self.eval_totals.sums = None
+        self.eval_totals.reset()
         self.class_metrics.reset()
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from minivgg_pl import runs
 from minivgg_pl.augment import derived_seed
 from minivgg_pl.callbacks import RunRecorder
+from minivgg_pl.epoch_callback import EpochCallback
 from minivgg_pl.module import ends_epoch
 from minivgg_pl.outputs import make_folder, write_whole
 
@@ -44,7 +45,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             path.unlink()
 
 
-class StepCheckpoint(Callback):
+class StepCheckpoint(EpochCallback):
     """Saves the run's last checkpoint inside epochs too, from which it resumes at the next batch.
 
     Args:
@@ -77,7 +78,7 @@ def _is_finite(trainer: Trainer, pl_module: LightningModule) -> bool:
     return bool(trainer.strategy.reduce(torch.tensor(float(is_finite), device=pl_module.device), reduce_op="min"))
 
 
-class RunCheckpoint(ModelCheckpoint):
+class RunCheckpoint(EpochCallback, ModelCheckpoint):
     """One checkpoint in the run folder, looked at after each epoch.
 
     Two of them make `last.ckpt` and `best.ckpt`: with `save_last=True` a single ModelCheckpoint would refresh the
@@ -125,7 +126,7 @@ class RunCheckpoint(ModelCheckpoint):
         )
 
 
-class RandomState(Callback):
+class RandomState(EpochCallback):
     """Keeps the random generators in the checkpoint, so that a resumed run draws what it would have drawn.
 
     Where there are several processes, each begins every epoch with a seed of its own, drawn from the run's seed, the

@@ -4,8 +4,10 @@ import signal
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from minivgg_pl.epoch_callback import EpochCallback
 
 # On a GPU, asking the other processes waits for it: ask only this often (batches).
 ASK_INTERVAL = 50
@@ -16,7 +18,7 @@ def end_at_once(number: int, frame: Any) -> None:
     raise SIGTERMException
 
 
-class TerminateTogether(Callback):
+class TerminateTogether(EpochCallback):
     """Ends all processes of a run at the same batch once one of them is sent SIGTERM.
 
     Lightning 2.6 answers the signal with a broadcast inside its handler (`_SignalConnector._sigterm_notifier_fn`). A

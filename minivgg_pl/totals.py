@@ -13,27 +13,49 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-# Loss, hits, images, batches before the first that was not finite.
 NUM_TOTALS = 4
 
 
 class EpochTotals:
-    """Loss and accuracy of an epoch, summed on the device and read once."""
+    """Loss and accuracy of an epoch, summed on the device and read once.
+
+    Attributes:
+        sums: `(4,)` float32 on the device of the batches: loss, hits, images, batches before the first that was not
+            finite.
+        is_empty: Whether no batch was added since the last reset.
+    """
 
     def __init__(self) -> None:
-        self.sums: Tensor | None = None
+        self.sums = torch.zeros(NUM_TOTALS)
+        self.is_empty = True
+
+    def reset(self) -> None:
+        """Start an epoch."""
+        self.sums.zero_()
+        self.is_empty = True
+
+    def restore(self, sums: Tensor) -> None:
+        """Go on from the sums `(4,)` of an epoch's first batches."""
+        self.sums.copy_(sums)
+        self.is_empty = False
+
+    def to(self, device: torch.device) -> None:
+        """Move the sums to where the batches are."""
+        if self.sums.device != device:
+            # Made in a validation's inference mode, they could not be changed outside of one.
+            with torch.inference_mode(False):
+                self.sums = self.sums.to(device)
 
     def update(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: its mean loss `()`, logits `(B, C)` and one-hot targets `(B, C)`."""
+        self.to(loss.device)
         loss = loss.detach().float()
         hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
         size = torch.full_like(loss, len(targets))
         # Once not finite, a sum stays so: the last entry counts the batches before that.
-        if self.sums is not None:  # a checkpoint's lie on the CPU
-            self.sums = self.sums.to(loss.device, non_blocking=True)
-        total = loss * size if self.sums is None else self.sums[0] + loss * size
-        batch = torch.stack((loss * size, hits.to(loss.dtype), size, total.isfinite().to(loss.dtype)))
-        self.sums = batch if self.sums is None else self.sums + batch
+        total = self.sums[0] + loss * size
+        self.sums += torch.stack((loss * size, hits.to(loss.dtype), size, total.isfinite().to(loss.dtype)))
+        self.is_empty = False
 
     def first_bad_batch(self, module: LightningModule) -> int | None:
         """Return the number (from 0) of the first batch whose loss was not finite, on any device, if there was one.
@@ -46,8 +68,9 @@ class EpochTotals:
 
     def compute_and_reset(self, module: LightningModule) -> dict[str, Tensor]:
         """Return the epoch's mean `loss` and `acc` in [0, 1] over all devices, and start the next epoch."""
-        sums = module.trainer.strategy.reduce(self.sums, reduce_op="sum")
-        self.sums = None
+        # A reduction may write into what it is given.
+        sums = module.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
+        self.reset()
         return {"loss": sums[0] / sums[2], "acc": sums[1] / sums[2]}
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from minivgg_pl import module
@@ -99,7 +99,7 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.tiny:
-        module.MiniVGG = tiny_network
+        module.MiniVGG = TinyNetwork
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for side in (time_bare, time_lightning):
@@ -133,9 +133,17 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def tiny_network(*_: object) -> nn.Module:
-    """Stand in for MiniVGG with next to no arithmetic."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+class TinyNetwork(nn.Sequential):
+    """Stands in for MiniVGG with next to no arithmetic."""
+
+    image_shape = (3, 32, 32)
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+
+    def forward(self, images: Tensor, dropout_samples: int = 1) -> Tensor:
+        """Return logits `(N, 10)`."""
+        return super().forward(images)
 
 
 def time_bare(variant: str, num_images: int) -> Epoch:

@@ -22,6 +22,7 @@ from torch.nn import functional
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.batches import EpochShuffler
 from minivgg_pl.dataset import ImageDataset
+from minivgg_pl.network import MiniVGG
 from tests.conftest import REPOSITORY, SYNTHETIC_SIZE
 
 
@@ -31,12 +32,15 @@ def run(script, *options):
     )
 
 
-def test_the_loops_overhead_is_measured_against_a_bare_loop():
-    process = run("loop_overhead.py", "--images=130", "--rounds=1")
-    assert process.returncode == 0, process.stderr
-    assert "130 random images, 3 steps" in process.stdout
-    assert "overhead" in process.stdout
-    assert "us a step" in process.stdout
+@pytest.mark.parametrize("tiny", [[], ["--tiny"]])
+def test_the_loops_overhead_is_measured_against_a_bare_loop(tiny, script_here, monkeypatch, capfd):
+    monkeypatch.setattr("minivgg_pl.module.MiniVGG", MiniVGG)  # put back what --tiny replaces
+    assert script_here("loop_overhead.py", "--images=130", "--rounds=1", *tiny) == 0
+    printed = capfd.readouterr().out
+    assert ("one linear layer, " if tiny else "classic, ") in printed
+    assert "130 random images, 3 steps" in printed
+    assert "overhead" in printed
+    assert "us a step" in printed
 
 
 @pytest.mark.parametrize("option", ["--images=65"])
@@ -49,18 +53,19 @@ def test_bad_options_of_the_overhead_script_are_one_line(option, script_here, ca
 
 def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, synthetic_root, script_here, capfd):
     # Batches that leave a rest of one image, on which batch norm cannot train.
-    options = f"--contenders bare modern tutorial --images {SYNTHETIC_SIZE} --rounds 1 --epochs 2 --batch-size 199"
+    options = f"--contenders modern tutorial --images {SYNTHETIC_SIZE} --rounds 1 --epochs 2 --batch-size 199"
     assert script_here("benchmark.py", *options.split(), f"--root={synthetic_root}", f"--output={tmp_path}") == 0
     printed = capfd.readouterr().out
     assert "158 MFLOP an image" in printed
     assert "drawn pictures, not CIFAR-10" in printed
     assert "matrix rate: float32" in printed
-    rows = printed.splitlines()[-3:]
-    assert [row.split()[0] for row in rows] == ["bare", "modern", "tutorial"]
+    rows = printed.splitlines()[-2:]
+    assert [row.split()[0] for row in rows] == ["modern", "tutorial"]
     assert [row.split()[3] for row in rows][0] == "1.00"
     with open(tmp_path / "benchmark.csv", newline="") as file:
         table = list(csv.DictReader(file))
-    assert [(row["contender"], row["epoch"]) for row in table][:3] == [("bare", "1"), ("bare", "2"), ("modern", "1")]
+    races = [(row["contender"], row["epoch"]) for row in table]
+    assert races[:3] == [("modern", "1"), ("modern", "2"), ("tutorial", "1")]
     assert all(0 < float(row["train_seconds"]) < float(row["seconds"]) for row in table)
     assert {row["dataset"] for row in table} == {"synthetic"}
     assert Image.open(tmp_path / "benchmark.png").size[0] >= 1800

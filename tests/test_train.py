@@ -12,9 +12,10 @@ import textwrap
 
 import pytest
 import torch
+from lightning.pytorch.profilers import Profiler
 from PIL import Image
 
-from minivgg_pl import CIFAR10DataModule, LitMiniVGG
+from minivgg_pl import CIFAR10DataModule, LitMiniVGG, callbacks
 from minivgg_pl.runs import METRIC_COLUMNS
 from tests.conftest import SYNTHETIC_SIZE, TRAIN, run_train
 
@@ -225,6 +226,31 @@ def test_a_signal_ends_with_the_way_to_go_on(number, code, word, synthetic_optio
     assert process.returncode == code
     assert error.splitlines()[-1] == f"error: {word}. To go on: --resume runs/classic-synthetic/1"
     assert "Traceback" not in error
+    assert (tmp_path / "runs" / "classic-synthetic" / "1" / "curves.png").exists()
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0, [3]), (math.inf, [1, 2, 3])])
+def test_the_curves_are_drawn_as_often_as_their_share_of_the_time_allows(
+    share, drawn, synthetic_options, train_here, monkeypatch
+):
+    lengths = []
+    monkeypatch.setattr(callbacks, "DRAWING_SHARE", share)
+    monkeypatch.setattr(callbacks.plots, "draw_curves", lambda rows, *_, **__: lengths.append(len(rows)))
+    assert train_here(*synthetic_options, "--epochs=3") == 0
+    assert lengths == drawn
+
+
+def test_a_batch_costs_no_more_hooks_than_are_used(synthetic_options, train_here, monkeypatch):
+    entered = set()
+    profile = Profiler.profile
+    monkeypatch.setattr(Profiler, "profile", lambda self, action: entered.add(action) or profile(self, action))
+    assert train_here(*synthetic_options, "--epochs=1", "--trainer.enable_model_summary=false") == 0
+    hooks = ("on_train_batch_start", "on_train_batch_end", "zero_grad", "backward", "optimizer_step")
+    assert {action for action in entered if action.startswith("[Callback]") and action.endswith(hooks)} == {
+        "[Callback]RandomState.on_train_batch_start",
+        "[Callback]TerminateTogether.on_train_batch_start",
+        "[Callback]RunRecorder.on_train_batch_end",
+    }
 
 
 def test_an_older_checkpoint_continues_in_a_new_folder_with_its_history(finished_run, tmp_path, train_here, capfd):
