@@ -92,8 +92,7 @@ class CIFAR10DataModule(ImageDataModule):
         # The drawn pictures have a manifest with their sums.
         return "official, verified" if self.dataset == "cifar10" else "own manifest's, verified"
 
-    def prepare_data(self) -> None:
-        """Make sure that verified files are on disk; Lightning calls it in one process only."""
+    def _prepare_files(self) -> None:
         if self.dataset == "synthetic":
             prepare_synthetic(self.hparams.root, train_size=self.hparams.synthetic_size)
         else:

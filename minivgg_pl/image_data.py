@@ -26,7 +26,7 @@ class ImageDataModule(LightningDataModule):
 
     Every loader yields `(images, targets)`: images `(B, C, H, W)` float32 in [0, 1], targets `(B, num_classes)`
     float32 one-hot. The last batch may be smaller: no image is ever dropped. A subclass brings the files
-    (`prepare_data`) and says what is in them (`_load`).
+    (`_prepare_files`) and says what is in them (`_load`).
 
     Args:
         class_names: Names of the classes, in the order of the labels.
@@ -93,6 +93,16 @@ class ImageDataModule(LightningDataModule):
         self._train_loader: DataLoader | None = None
         self._position: dict[str, int] | None = None
         self._told = False
+
+    def prepare_data(self) -> None:
+        """Make sure that the files are on disk and whole; Lightning calls it in one process only, before each stage."""
+        # Once all images are in memory the files may go away: the test after a long training does without them.
+        if self.train_set is None or self.test_set is None:
+            self._prepare_files()
+
+    @abstractmethod
+    def _prepare_files(self) -> None:
+        """Find, download or decode the files."""
 
     @abstractmethod
     def _load(self, split: Split) -> ImageDataset:

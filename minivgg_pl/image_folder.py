@@ -105,8 +105,8 @@ class ImageFolderDataModule(ImageDataModule):
         """How the files were checked, for summary.json."""
         return f"no sums are published for them; fingerprint {self.fingerprint}"
 
-    def prepare_data(self) -> None:
-        """Decode what is not in the cache; Lightning calls it in one process only."""
+    def _prepare_files(self) -> None:
+        # What is not in the cache is decoded.
         for split in self.splits:
             if self._read_cache(split) is None:
                 self._decode(split)

@@ -108,8 +108,7 @@ class TorchvisionDataModule(ImageDataModule):
         """How the files were checked, for summary.json."""
         return "as torchvision checks them"
 
-    def prepare_data(self) -> None:
-        """Find or download the files; Lightning calls it in one process only."""
+    def _prepare_files(self) -> None:
         for train in (True, False):
             try:
                 self._check(self.source.open(self.hparams.root, train, True))

@@ -51,8 +51,8 @@ class RandomImages(CIFAR10DataModule):
         super().__init__()
         self.num_images = num_images
 
-    def prepare_data(self) -> None:
-        """Do nothing."""
+    def _prepare_files(self) -> None:
+        pass
 
     def _load(self, split: str) -> ImageDataset:
         size = self.num_images if split == "train" else self.batch_size

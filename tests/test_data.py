@@ -1,12 +1,14 @@
 """From files to batches."""
 
 import logging
+import shutil
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torchvision.datasets import CIFAR10
 
-from minivgg_pl import CIFAR10DataModule
+from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.dataset import stratified_split
 from minivgg_pl.errors import InputError
 from minivgg_pl.synthetic import SyntheticCIFAR10
@@ -173,3 +175,15 @@ def test_options_out_of_range_are_refused_before_anything_is_read(options, messa
 def test_the_official_files_are_read_by_torchvision_itself(synthetic_root):
     assert issubclass(SyntheticCIFAR10, CIFAR10)
     assert "load" not in vars(SyntheticCIFAR10)
+
+
+def test_the_files_may_go_away_while_a_run_trains(synthetic_root, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(synthetic_root, root)
+    data = CIFAR10DataModule(str(root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE)
+    trainer = Trainer(fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    module = LitMiniVGG()
+    trainer.fit(module, datamodule=data)
+    shutil.rmtree(root)
+    assert trainer.test(module, datamodule=data, verbose=False)[0]["test_loss"] > 0
+    assert not root.exists()
