@@ -115,9 +115,20 @@ class ImageLoader(DataLoader):
         dataset: The images.
         sampler: Which of them make each batch.
         trainer: Whose epochs they are, or None.
+        options: DataLoader's, of no account: Lightning gives them when it makes this anew to predict.
+
+    Raises:
+        InputError: If the sampler is another, as with Lightning's overfit_batches.
     """
 
-    def __init__(self, dataset: ImageDataset, sampler: BatchSampler, trainer: Trainer | None = None) -> None:
+    def __init__(
+        self, dataset: ImageDataset, sampler: BatchSampler, trainer: Trainer | None = None, **options: Any
+    ) -> None:
+        if not isinstance(sampler, BatchSampler):
+            raise InputError(
+                f"a loader of whole batches cannot take the sampler {type(sampler).__name__}: give the data module "
+                "itself to the Trainer, not one of its loaders"
+            )
         # The sampler's indices are a batch each.
         super().__init__(dataset, batch_size=None, sampler=sampler, collate_fn=whole_batch)
         self.trainer = trainer
@@ -173,7 +184,9 @@ def make_loader(
     num_devices, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
     if trainer and (trainer.overfit_batches or trainer.predicting):
         # Lightning puts a sampler of its own into the loader then, and cuts the images' order into batches itself.
-        return DataLoader(dataset, batch_size=batch_size // num_devices, collate_fn=whole_batch)
+        # Its iterators draw a number each; see ImageLoader.
+        own = torch.Generator()
+        return DataLoader(dataset, batch_size=batch_size // num_devices, collate_fn=whole_batch, generator=own)
     if seed is None:
         return ImageLoader(dataset, BatchSampler(dataset, batch_size, num_devices, rank))
     return ImageLoader(dataset, EpochShuffler(dataset, seed, batch_size, num_devices, rank), trainer)

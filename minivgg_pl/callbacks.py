@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from minivgg_pl import class_plots, plots, reports, runs
 from minivgg_pl.article import article_rows
 from minivgg_pl.batches import BatchSampler
 from minivgg_pl.epoch_callback import EpochCallback
+from minivgg_pl.errors import InputError
 from minivgg_pl.outputs import write_whole
 from minivgg_pl.resume import ResumePoint
 
@@ -137,11 +137,13 @@ class SaveRunConfig(EpochCallback, SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             # Not with the parser's own `save`: a kill would leave half a file.
-            write_whole(runs.next_config(self.recorder.folder), self.parser.dump(self.config, skip_none=False))
+            # It was validated when it was parsed. Some of Lightning's own defaults do not pass, such as Timer's.
+            options = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+            write_whole(runs.next_config(self.recorder.folder), options)
 
 
 class CurvePlot(EpochCallback):
-    """Redraws `curves.png` as the epochs end, but no more often than DRAWING_SHARE allows, and when the training ends.
+    """Redraws `curves.png` as the epochs end, but no more often than DRAWING_SHARE allows, and when the fit ends.
 
     Args:
         recorder: Holds the rows to draw.
@@ -159,24 +161,25 @@ class CurvePlot(EpochCallback):
         self._last_end = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._num_drawn = len(self.recorder.rows)
         self._last_end = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._seconds < DRAWING_SHARE * (time.perf_counter() - self._last_end):
             self._draw(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not on_train_end, which a run that was killed after its last epoch does not come to again.
         self._draw(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # After a full disk there is nothing to draw on.
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+        if not isinstance(exception, InputError | OSError):
             self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:
         rows = self.recorder.rows
-        if not trainer.is_global_zero or len(rows) == self._num_drawn:
+        # A run that ends before it trains may have its earlier rows, and no folder yet.
+        if not trainer.is_global_zero or self.recorder.folder is None or len(rows) == self._num_drawn:
             return
         start = time.perf_counter()
         path = self.recorder.folder / "curves.png"

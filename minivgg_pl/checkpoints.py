@@ -68,7 +68,7 @@ def _is_epoch_so_far(value: Any) -> bool:
     if not isinstance(sums, torch.Tensor):
         return sums is None
     is_plain = sums.dtype == torch.float32 and sums.layout == torch.strided and not sums.is_meta
-    return is_plain and sums.ndim in (1, 2) and sums.shape[-1] == NUM_TOTALS
+    return is_plain and sums.ndim in (1, 2) and sums.shape[-1] == NUM_TOTALS and bool(sums.isfinite().all())
 
 
 def _is_plain(value: Any) -> bool:

@@ -88,6 +88,18 @@ def check_trainer(trainer: Any) -> None:
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         if trainer[name] is not None and trainer[name] < 1:
             raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")
+    interval = trainer.val_check_interval
+    if isinstance(interval, int | float) and interval <= 0:
+        raise InputError(f"--trainer.val_check_interval {interval}: give a number of batches, or a share of an epoch")
+
+
+def check_step_checkpoints(config: Any) -> None:
+    """Refuse checkpoints inside epochs where Lightning's own loader makes the batches: it could not go on there."""
+    if config.checkpoint_every_n_steps and config.trainer.overfit_batches:
+        raise InputError(
+            f"--checkpoint_every_n_steps {config.checkpoint_every_n_steps}: no epoch can be resumed inside with "
+            "--trainer.overfit_batches; leave one of them out"
+        )
 
 
 def _silent_values(name: str) -> list[Any]:

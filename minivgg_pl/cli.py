@@ -118,6 +118,7 @@ class MiniVGGCLI(LightningCLI):
         checks.check_trainer(config.trainer)
         checks.check_effects(config.model)
         checks.check_schedule(config)
+        checks.check_step_checkpoints(config)
         checks.check_optimizer(config)
         checks.check_gpus(config.trainer.accelerator, config.trainer.devices)
         if config.trainer.deterministic:
@@ -154,7 +155,8 @@ class MiniVGGCLI(LightningCLI):
             logger.setLevel(level)
         checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule, self.resume)
         if self.resume and self.resume.checkpoint:
-            check_training_state(self.resume.checkpoint, self.model, is_own_run=self.resume.config is not None)
+            is_own_run = self.resume.config is not None
+            check_training_state(self.resume.checkpoint, trainer, self.model, is_own_run)
         if workspace:
             # The Trainer overwrites what the user had set.
             os.environ[CUBLAS_WORKSPACE] = workspace

@@ -183,5 +183,8 @@ def _held_out(val_size: float | None, train_size: int, splits: Sequence[Split]) 
     if number != size and size >= 1:
         raise InputError(f"val_size is {val_size}: give a whole number of images, or a share below 1")
     if number < 1 and "test" not in splits:
-        raise InputError(f"val_size is {val_size}: without a val or test folder, give at least one image")
+        raise InputError(
+            f"val_size {size} of {train_size} pictures is none, and without a val or test folder some must be held "
+            "out: give at least one"
+        )
     return number

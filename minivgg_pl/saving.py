@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from minivgg_pl import runs
 from minivgg_pl.augment import derived_seed
@@ -64,6 +65,15 @@ class StepCheckpoint(EpochCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not _validates_now(trainer):
+            self._save(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning leaves a validation out that a run was killed in, if it goes on from the batch before.
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
         # A batch that only adds to the gradient is no place to go on from: the gradient is in no checkpoint.
         has_updated = step != self._step_before
@@ -72,9 +82,15 @@ class StepCheckpoint(EpochCallback):
             trainer.save_checkpoint(self.recorder.folder / runs.LAST_CHECKPOINT, weights_only=False)
 
 
+def _validates_now(trainer: Trainer) -> bool:
+    """Tell, after a training batch, whether a validation follows it."""
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
 def _is_finite(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Tell whether every device's network is: the loss is looked at after this, and must not cost the last good one."""
-    is_finite = all(value.isfinite().all() for value in pl_module.state_dict().values())
+    """Tell whether every device's network and losses are: what is NaN must not take the place of what was good."""
+    values = [*pl_module.state_dict().values(), pl_module.train_totals.sums]
+    is_finite = all(value.isfinite().all() for value in values)
     return bool(trainer.strategy.reduce(torch.tensor(float(is_finite), device=pl_module.device), reduce_op="min"))
 
 
@@ -89,6 +105,9 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
         filename: Name without `.ckpt`.
         monitor: Metric whose largest value is kept, or None to keep every epoch's, each in place of the one before.
     """
+
+    # ModelCheckpoint's own looks after each batch whether it is to save.
+    on_train_batch_end = None
 
     def __init__(self, recorder: RunRecorder, filename: str, monitor: str | None = None) -> None:
         super().__init__(

@@ -26,7 +26,8 @@ class EpochTotals:
     """
 
     def __init__(self) -> None:
-        self.sums = torch.zeros(NUM_TOTALS)
+        # Whatever type and device the network is made with: bfloat16 cannot count to 10,000.
+        self.sums = torch.zeros(NUM_TOTALS, dtype=torch.float32, device="cpu")
         self.is_empty = True
 
     def reset(self) -> None:

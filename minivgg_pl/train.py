@@ -101,7 +101,13 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
         tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         _finish(cli, tested[0] if tested else {}, environment, start)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        # A callback's package, such as psutil.
+        raise InputError(f"--trainer: {error}") from error
+    except ValueError as error:
+        # Only the loop knows how many batches there are.
+        if "`val_check_interval`" not in str(error):
+            raise
         raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
         return _stop(cli, f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
@@ -163,7 +169,7 @@ def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
 
 
 def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
-    if recorder.folder is None:
+    if recorder.folder is None or not runs.newest_config(recorder.folder):
         return "Nothing was trained yet"
     if len(recorder.rows) > 1 and not _last_checkpoint(recorder):
         return "It kept no checkpoints to go on from"

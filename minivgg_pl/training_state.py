@@ -6,11 +6,13 @@ fused optimizers, a number in place of a list a traceback. A checkpoint may come
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,31 +22,41 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG
 from minivgg_pl.saving import RandomState, RunCheckpoint, is_random_state
 
+LIGHTNING_VERSION = r"[2-9](\.\d{1,4}){1,2}((a|b|rc|\.post|\.dev)\d{1,8})?"
+# A count of batches or epochs above that was never counted.
+MAX_COUNT = 2**48
 # Settings of a parameter group that torch fills in where another version of it has not written them.
 FILLED_IN = {"maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
 
 
-def check_training_state(path: Path, module: LitMiniVGG, is_own_run: bool) -> None:
+def check_training_state(path: Path, trainer: Trainer, module: LitMiniVGG, is_own_run: bool) -> None:
     """Check that training can go on from the checkpoint at `path`.
 
     Args:
         path: A checkpoint of this project.
-        module: The system to train, as built from the options.
+        trainer: What is to train on, as built from the options.
+        module: The system to train, likewise.
         is_own_run: Whether the checkpoint lies in a run folder of the command, which keeps more in it.
 
     Raises:
         InputError: If it cannot, or would go on otherwise than it was trained.
     """
     content = read_checkpoint(path)
-    for name in _odd_parts(content, module, is_own_run):
+    for name in _odd_parts(content, trainer, module, is_own_run):
         raise InputError(
             f"--resume {path}: a damaged checkpoint: its {name} is not what such a run writes; resume from another, or "
             "start from its weights: --model.init_from"
         )
 
 
-def _odd_parts(content: dict[str, Any], module: LitMiniVGG, is_own_run: bool) -> Iterator[str]:
+def _odd_parts(content: dict[str, Any], trainer: Trainer, module: LitMiniVGG, is_own_run: bool) -> Iterator[str]:
     """Yield the names of what is not as it should be."""
+    if not _is_version(content.get("pytorch-lightning_version")):
+        yield "version of Lightning"
+    if not _has_all_weights(content["state_dict"], module):
+        yield "network"
+    if not _is_loops(content["loops"]["fit_loop"], trainer):
+        yield "state of the training loop"
     callbacks = content.get("callbacks", {})
     if not isinstance(callbacks, dict) or not all(isinstance(name, str) for name in callbacks):
         yield "list of callbacks"
@@ -57,8 +69,39 @@ def _odd_parts(content: dict[str, Any], module: LitMiniVGG, is_own_run: bool) ->
     if not all(isinstance(state, dict) and _is_score(state.get("best_model_score")) for state in kept):
         yield "best score"
     states, schedules = content.get("optimizer_states"), content.get("lr_schedulers")
-    if not (_is_list_of_dicts(states) and _is_list_of_dicts(schedules) and _suit(content, module)):
+    # As the Trainer will convert it: the optimizer's state has the type of the weights.
+    twin = trainer.precision_plugin.convert_module(copy.deepcopy(module))
+    if not (_is_list_of_dicts(states) and _is_list_of_dicts(schedules) and _suit(content, twin)):
         yield "optimizer or schedule"
+
+
+def _is_version(value: Any) -> bool:
+    """Tell whether this project can have used that version: Lightning rewrites what older ones have written."""
+    return isinstance(value, str) and re.fullmatch(LIGHTNING_VERSION, value) is not None
+
+
+def _has_all_weights(state: dict[Any, Any], module: LitMiniVGG) -> bool:
+    own = module.state_dict()
+    is_whole = state.keys() == own.keys()
+    return is_whole and all(isinstance(t, Tensor) and t.shape == own[name].shape for name, t in state.items())
+
+
+def _is_loops(state: Any, trainer: Trainer) -> bool:
+    own = trainer.fit_loop.state_dict()
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+        return False
+    # The loader's; a Trainer has none before it trains.
+    loaders = state["state_dict"].get("combined_loader", [])
+    is_read = isinstance(loaders, list) and all(isinstance(loader, dict) for loader in loaders)
+    return is_read and _is_progress(state | {"state_dict": own["state_dict"]}, own)
+
+
+def _is_progress(value: Any, own: Any) -> bool:
+    """Tell whether `value` has the same counts and flags under the same names as `own`."""
+    if isinstance(own, dict):
+        is_dict = isinstance(value, dict) and value.keys() == own.keys()
+        return is_dict and all(_is_progress(value[name], own[name]) for name in own)
+    return type(value) is type(own) and 0 <= value < MAX_COUNT
 
 
 def _is_score(value: Any) -> bool:
@@ -70,12 +113,11 @@ def _is_list_of_dicts(value: Any) -> bool:
 
 
 def _suit(content: dict[str, Any], module: LitMiniVGG) -> bool:
-    """Tell whether the optimizer's and the schedule's state are those of `module`'s."""
+    """Tell whether the optimizer's and the schedule's state are those of `module`'s, which is changed."""
     states, schedules = content["optimizer_states"], content["lr_schedulers"]
-    twin = copy.deepcopy(module)
-    # What the triangular schedule spans; of no account here, and the Trainer is not there yet to be asked.
-    twin._num_updates = lambda: 1
-    optimizer, schedulers = _configured(twin)
+    # What the triangular schedule spans; of no account here, and the Trainer does not know it yet.
+    module._num_updates = lambda: 1
+    optimizer, schedulers = _configured(module)
     if (len(states), len(schedules)) != (1, len(schedulers)):
         return False
     if "configure_optimizers" in vars(module):

@@ -74,6 +74,39 @@ GENERATORS = {
 }
 
 
+LOOPS = {
+    "count as text": lambda c: progress(c)["current"].update(ready="x"),
+    "count none": lambda c: progress(c)["current"].update(processed=None),
+    "count below 0": lambda c: progress(c)["total"].update(ready=-1),
+    "count not whole": lambda c: progress(c)["total"].update(started=0.5),
+    "no counts": lambda c: progress(c).pop("total"),
+    "optimizer empty": lambda c: loop(c).update({"epoch_loop.automatic_optimization.optim_progress": {}}),
+    "validation as text": lambda c: loop(c).update({"epoch_loop.val_loop.batch_progress": "x"}),
+    "loader none": lambda c: loop(c).update(state_dict={"combined_loader": [None]}),
+    "state none": lambda c: loop(c).update(state_dict=None),
+    "steps": lambda c: loop(c)["epoch_loop.state_dict"].clear(),
+    "another loop": lambda c: loop(c).update(other={}),
+}
+NETWORKS = {
+    "kernel gone": lambda c: c["state_dict"].pop("net.block1.conv1.weight"),
+    "kernel none": lambda c: c["state_dict"].update({"net.block1.conv1.weight": None}),
+    "kernel small": lambda c: c["state_dict"].update({"net.block1.conv1.weight": torch.zeros(2)}),
+    "one more": lambda c: c["state_dict"].update({"net.other": torch.zeros(2)}),
+}
+
+
+def loop(content):
+    return content["loops"]["fit_loop"]
+
+
+def progress(content):
+    return loop(content)["epoch_loop.batch_progress"]
+
+
+def check(path, module, is_own_run):
+    check_training_state(path, Trainer(accelerator="cpu", logger=False), module, is_own_run)
+
+
 @pytest.fixture
 def damaged(finished_run, tmp_path):
     """Save the finished run's last checkpoint with a change, and return its path."""
@@ -90,29 +123,53 @@ def damaged(finished_run, tmp_path):
 @pytest.mark.parametrize("change", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_an_optimizer_or_schedule_that_no_run_writes_is_refused(damaged, change):
     with pytest.raises(InputError, match="damaged checkpoint: its optimizer or schedule is not what such a run writes"):
-        check_training_state(damaged(change), LitMiniVGG(), is_own_run=True)
+        check(damaged(change), LitMiniVGG(), is_own_run=True)
 
 
 @pytest.mark.parametrize("change", GENERATORS.values(), ids=GENERATORS)
 def test_generators_that_no_run_writes_are_refused(damaged, change):
     with pytest.raises(InputError, match="its state of the random generators is not"):
-        check_training_state(damaged(change), LitMiniVGG(), is_own_run=True)
+        check(damaged(change), LitMiniVGG(), is_own_run=True)
+
+
+@pytest.mark.parametrize("change", LOOPS.values(), ids=LOOPS)
+def test_a_training_loop_that_no_run_writes_is_refused(damaged, change):
+    with pytest.raises(InputError, match="its state of the training loop is not"):
+        check(damaged(change), LitMiniVGG(), is_own_run=True)
+
+
+@pytest.mark.parametrize("change", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_without_all_its_weights_is_refused(damaged, change):
+    with pytest.raises(InputError, match="its network is not"):
+        check(damaged(change), LitMiniVGG(), is_own_run=True)
+
+
+@pytest.mark.parametrize("version", [None, 5, "x", "1.9.0", "2.6.6.6.6", f"2.{'9' * 5000}"])
+def test_a_version_that_no_run_writes_is_refused(damaged, version):
+    with pytest.raises(InputError, match="its version of Lightning is not"):
+        check(damaged(lambda c: c.update({"pytorch-lightning_version": version})), LitMiniVGG(), is_own_run=True)
+
+
+def test_sums_of_an_epoch_that_are_not_finite_are_refused(damaged):
+    sums = {"sums": torch.full((1, 4), math.nan), "first_step": 0}
+    with pytest.raises(InputError, match="its epoch_so_far is not"):
+        check(damaged(lambda c: c.update(epoch_so_far=sums)), LitMiniVGG(), is_own_run=True)
 
 
 def test_callbacks_and_scores_that_no_run_writes_are_refused(damaged, finished_run):
     with pytest.raises(InputError, match="its list of callbacks is not"):
-        check_training_state(damaged(lambda c: c.update(callbacks="x")), LitMiniVGG(), is_own_run=True)
+        check(damaged(lambda c: c.update(callbacks="x")), LitMiniVGG(), is_own_run=True)
 
     def change(content):
         next(v for k, v in content["callbacks"].items() if "val_acc" in k).update(best_model_score="x")
 
     with pytest.raises(InputError, match="its best score is not"):
-        check_training_state(damaged(change), LitMiniVGG(), is_own_run=True)
+        check(damaged(change), LitMiniVGG(), is_own_run=True)
     name = next(name for name in checkpoint(finished_run[0])["callbacks"] if "val_acc" in name)
     with pytest.raises(InputError, match="its best score is not"):
-        check_training_state(damaged(lambda c: c["callbacks"].update({name: "x"})), LitMiniVGG(), is_own_run=True)
+        check(damaged(lambda c: c["callbacks"].update({name: "x"})), LitMiniVGG(), is_own_run=True)
     # What a callback of the user's keeps is the user's affair.
-    check_training_state(damaged(lambda c: c["callbacks"].update(Mine=[3])), LitMiniVGG(), is_own_run=True)
+    check(damaged(lambda c: c["callbacks"].update(Mine=[3])), LitMiniVGG(), is_own_run=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "schedule": "triangular"}], ids=["sgd", "muon"])
@@ -125,9 +182,9 @@ def test_what_a_trainer_of_ones_own_wrote_is_taken(options, synthetic_root, tmp_
     trainer = Trainer(max_epochs=1, limit_train_batches=2, accelerator="cpu", default_root_dir=tmp_path, **quiet)
     trainer.fit(LitMiniVGG(**options), datamodule=data)
     trainer.save_checkpoint(tmp_path / "own.ckpt")
-    check_training_state(tmp_path / "own.ckpt", LitMiniVGG(**options), is_own_run=False)
+    check(tmp_path / "own.ckpt", LitMiniVGG(**options), is_own_run=False)
     with pytest.raises(InputError, match="state of the random generators"):
-        check_training_state(tmp_path / "own.ckpt", LitMiniVGG(**options), is_own_run=True)
+        check(tmp_path / "own.ckpt", LitMiniVGG(**options), is_own_run=True)
 
 
 def test_a_refused_checkpoint_leaves_the_run_as_it_was(finished_run, train_here, tmp_path, capfd):
