@@ -63,6 +63,7 @@ class RunRecorder(EpochCallback):
         self._num_batches = self._first_batch = 0
         self.num_train_images = 0
         self._has_validated = False
+        self._val_metrics: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.folder is not None:
@@ -87,6 +88,14 @@ class RunRecorder(EpochCallback):
         # A run that is resumed inside an epoch does not start one.
         self._epoch_start = time.perf_counter()
         self._first_batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._val_metrics.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        # A run that is resumed behind a validation inside an epoch does not repeat it.
+        return {"has_validated": self._has_validated, "val_metrics": self._val_metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._has_validated, self._val_metrics = state_dict["has_validated"], state_dict["val_metrics"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()
@@ -101,6 +110,8 @@ class RunRecorder(EpochCallback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._has_validated = True
+        logged = trainer.callback_metrics.items()
+        self._val_metrics = {name: value.item() for name, value in logged if name in runs.VAL_COLUMNS}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rows.append(self._row(trainer))
@@ -137,9 +148,7 @@ class SaveRunConfig(EpochCallback, SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             # Not with the parser's own `save`: a kill would leave half a file.
-            # It was validated when it was parsed. Some of Lightning's own defaults do not pass, such as Timer's.
-            options = self.parser.dump(self.config, skip_none=False, skip_validation=True)
-            write_whole(runs.next_config(self.recorder.folder), options)
+            write_whole(runs.next_config(self.recorder.folder), self.parser.dump(self.config, skip_none=False))
 
 
 class CurvePlot(EpochCallback):

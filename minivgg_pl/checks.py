@@ -4,10 +4,12 @@ import os
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
+from yaml import YAMLError
 
 from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.batches import LEAST_TO_TRAIN
@@ -17,6 +19,7 @@ from minivgg_pl.keras_weights import is_keras_file
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.recipe import RECIPES, recipe_options
 from minivgg_pl.resume import ResumePoint
+from minivgg_pl.runs import LEARNING_COLUMNS
 from minivgg_pl.weights import NORMALIZATION, load_trained
 
 # Each setting that only one choice of another uses: (setting, what it belongs to, the choice).
@@ -26,6 +29,8 @@ BELONGS_TO = (
     ("lr_decay", "schedule", "decay"),
     ("warmup", "schedule", "triangular"),
 )
+# What jsonargparse writes in place of an object.
+UNKEPT = "Unable to serialize instance"
 # More processes than cores are of use in tests alone.
 MAX_CPU_PROCESSES = 8
 # What only LitMiniVGG's own optimizer and schedule read.
@@ -102,6 +107,18 @@ def check_step_checkpoints(config: Any) -> None:
         )
 
 
+def check_monitors(trainer: Trainer) -> None:
+    """Refuse early stopping on what is never logged; Lightning's own refusal comes after the first epoch."""
+    if any(not type(callback).__module__.startswith(("lightning.", "minivgg_pl.")) for callback in trainer.callbacks):
+        return  # it may log what it likes
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping) and callback.strict and callback.monitor not in LEARNING_COLUMNS:
+            raise InputError(
+                f"--trainer.callbacks: EarlyStopping monitors {callback.monitor!r}: give one of "
+                f"{', '.join(LEARNING_COLUMNS)}"
+            )
+
+
 def _silent_values(name: str) -> list[Any]:
     """Return the values of a model's option that need not have been typed: its default, and the recipes'."""
     recipes = [recipe_options(recipe) for recipe in RECIPES]
@@ -148,6 +165,18 @@ def check_optimizer(config: Any) -> None:
                 f"--model.{name} {config.model[name]} has no effect beside --optimizer: give --optimizer.{name} if "
                 "that optimizer has it, or leave it out"
             )
+
+
+def check_config_can_be_kept(parser: ArgumentParser, config: Namespace) -> None:
+    """Refuse options that config.yaml could not repeat: some callbacks have objects for defaults."""
+    try:
+        text = parser.dump(config, skip_none=False)
+    except (TypeError, ValueError, YAMLError) as error:
+        raise InputError(f"config.yaml cannot keep the default of an option: type that one too ({error})") from error
+    for line in text.splitlines():
+        if UNKEPT in line:
+            name = line.strip().partition(":")[0]
+            raise InputError(f"config.yaml cannot keep the default of the option {name!r}: type that one too")
 
 
 def check_gpus(accelerator: Any, devices: Any) -> None:

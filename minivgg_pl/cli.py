@@ -121,6 +121,7 @@ class MiniVGGCLI(LightningCLI):
         checks.check_step_checkpoints(config)
         checks.check_optimizer(config)
         checks.check_gpus(config.trainer.accelerator, config.trainer.devices)
+        checks.check_config_can_be_kept(self.parser, config)
         if config.trainer.deterministic:
             # Before choose_precision starts CUDA.
             os.environ.setdefault(CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE)
@@ -154,6 +155,7 @@ class MiniVGGCLI(LightningCLI):
         finally:
             logger.setLevel(level)
         checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule, self.resume)
+        checks.check_monitors(trainer)
         if self.resume and self.resume.checkpoint:
             is_own_run = self.resume.config is not None
             check_training_state(self.resume.checkpoint, trainer, self.model, is_own_run)

@@ -16,7 +16,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-LEARNING_COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc")
+VAL_COLUMNS = ("val_loss", "val_acc")
+LEARNING_COLUMNS = ("train_loss", "train_acc", *VAL_COLUMNS)
 METRIC_COLUMNS = ("epoch", "step", "lr", *LEARNING_COLUMNS, "seconds", "images_per_second")
 INTEGER_COLUMNS = ("epoch", "step")
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")

@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from minivgg_pl.callbacks import RunRecorder
 from minivgg_pl.checkpoints import read_checkpoint
 from minivgg_pl.errors import InputError
 from minivgg_pl.module import LitMiniVGG
+from minivgg_pl.runs import VAL_COLUMNS
 from minivgg_pl.saving import RandomState, RunCheckpoint, is_random_state
 
 LIGHTNING_VERSION = r"[2-9](\.\d{1,4}){1,2}((a|b|rc|\.post|\.dev)\d{1,8})?"
@@ -65,6 +67,10 @@ def _odd_parts(content: dict[str, Any], trainer: Trainer, module: LitMiniVGG, is
     # A Trainer of one's own need not have kept any.
     if not is_random_state(generators) and (is_own_run or generators is not None):
         yield "state of the random generators"
+    validated = callbacks.get(RunRecorder.__name__)
+    # Nor had runs of an earlier version.
+    if validated is not None and not _is_validation(validated):
+        yield "validation"
     kept = [state for name, state in callbacks.items() if name.startswith(f"{RunCheckpoint.__name__}{{")]
     if not all(isinstance(state, dict) and _is_score(state.get("best_model_score")) for state in kept):
         yield "best score"
@@ -102,6 +108,14 @@ def _is_progress(value: Any, own: Any) -> bool:
         is_dict = isinstance(value, dict) and value.keys() == own.keys()
         return is_dict and all(_is_progress(value[name], own[name]) for name in own)
     return type(value) is type(own) and 0 <= value < MAX_COUNT
+
+
+def _is_validation(state: Any) -> bool:
+    if not isinstance(state, dict) or state.keys() != {"has_validated", "val_metrics"}:
+        return False
+    values = state["val_metrics"]
+    are_floats = isinstance(values, dict) and all(type(value) is float for value in values.values())
+    return are_floats and values.keys() <= set(VAL_COLUMNS) and type(state["has_validated"]) is bool
 
 
 def _is_score(value: Any) -> bool:

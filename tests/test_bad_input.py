@@ -21,6 +21,15 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         (["--epochs", "-3"], "--epochs -3"),
         (["--epochs", "1.5"], "--epochs 1.5"),
         (["--trainer.max_epochs", "0"], "max_epochs 0: give 1 or more"),
+        (["--trainer.val_check_interval", "0"], "--trainer.val_check_interval 0: give a number of batches"),
+        (
+            ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "loss"],
+            "EarlyStopping monitors 'loss': give one of train_loss, ",
+        ),
+        (
+            ["--checkpoint_every_n_steps", "5", "--trainer.overfit_batches", "2"],
+            "--checkpoint_every_n_steps 5: no epoch can be resumed inside with --trainer.overfit_batches",
+        ),
         (["--data.batch_size", "0"], "batch_size is 0"),
         (["--data.batch_size", "-5"], "batch_size is -5"),
         (["--data.batch_size", "many"], "data.batch_size"),

@@ -177,6 +177,16 @@ def test_the_official_files_are_read_by_torchvision_itself(synthetic_root):
     assert "load" not in vars(SyntheticCIFAR10)
 
 
+def test_a_loader_of_its_own_predicts_and_is_not_taken_apart_by_lightning(make):
+    data = make("test")
+    trainer = Trainer(fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    (probabilities,) = trainer.predict(LitMiniVGG(), data.test_dataloader())
+    assert probabilities.shape == (TEST_SIZE, 10)
+    trainer = Trainer(overfit_batches=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(InputError, match="give the data module itself to the Trainer"):
+        trainer.fit(LitMiniVGG(), make().train_dataloader())
+
+
 def test_the_files_may_go_away_while_a_run_trains(synthetic_root, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(synthetic_root, root)

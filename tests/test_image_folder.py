@@ -141,7 +141,7 @@ def _other_classes(folder):
         (lambda folder: [make_pictures(folder / s) for s in ("val", "test")], {}, "val and test but no train folder"),
         (None, {"val_size": float("nan")}, "val_size is nan"),
         (None, {"val_size": float("inf")}, "val_size is inf"),
-        (None, {"val_size": 0}, "without a val or test folder, give at least one image"),
+        (None, {"val_size": 0}, "without a val or test folder some must be held out"),
         (None, {"val_size": 58}, "val_size is 58"),
         (None, {"val_size": 2.5}, "a whole number of images, or a share below 1"),
         (None, {"image_size": 30}, "image_size is 30: give a multiple of 4"),

@@ -159,6 +159,15 @@ def test_sums_survive_a_low_precision(tmp_path):
     assert hits == pytest.approx(round(hits), abs=1e-3)
 
 
+def test_sums_are_float32_on_the_batches_device_however_the_module_was_made(tmp_path):
+    low = trainer(tmp_path, precision="bf16-true")
+    with low.init_module(), torch.device("meta"):
+        module = LitMiniVGG()
+    module.to_empty(device="cpu").load_state_dict(LitMiniVGG().state_dict())
+    hits = low.validate(module, batches(300, 60), verbose=False)[0]["val_acc"] * 300
+    assert hits == pytest.approx(round(hits), abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

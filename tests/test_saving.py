@@ -32,7 +32,12 @@ class Keep(Callback):
 # 200 images are 9 updates an epoch; the 7th is an epoch's end only where the run stops there.
 @pytest.mark.parametrize(
     ("recipe", "more", "steps"),
-    [("article", ["--trainer.limit_train_batches=7"], (4, 7)), ("modern", [], (4, 12))],
+    [
+        ("article", ["--trainer.limit_train_batches=7"], (4, 7)),
+        ("modern", [], (4, 12)),
+        # Resumed behind a validation, the epoch's only one.
+        ("article", ["--trainer.limit_train_batches=7", "--trainer.val_check_interval=4"], (4,)),
+    ],
 )
 def test_a_checkpoint_resumes_at_the_next_batch_bit_for_bit(
     recipe, more, steps, synthetic_options, train_here, tmp_path, capfd

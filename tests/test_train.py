@@ -12,10 +12,12 @@ import textwrap
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import Profiler
 from PIL import Image
 
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG, callbacks
+from minivgg_pl.epoch_callback import EpochCallback
 from minivgg_pl.runs import METRIC_COLUMNS
 from tests.conftest import SYNTHETIC_SIZE, TRAIN, run_train
 
@@ -253,6 +255,21 @@ def test_a_batch_costs_no_more_hooks_than_are_used(synthetic_options, train_here
     }
 
 
+def test_a_callback_that_derives_from_ours_can_call_the_hooks_it_overrides(synthetic_root, tmp_path):
+    class Counting(EpochCallback):
+        batches = 0
+
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            self.batches += 1
+
+    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE)
+    counting = Counting()
+    Trainer(fast_dev_run=3, accelerator="cpu", callbacks=counting, default_root_dir=tmp_path).fit(LitMiniVGG(), data)
+    assert counting.batches == 3
+    assert counting.on_train_batch_start is None
+
+
 def test_an_older_checkpoint_continues_in_a_new_folder_with_its_history(finished_run, tmp_path, train_here, capfd):
     source, _ = finished_run
     before = (source / "metrics.csv").read_text()
@@ -289,6 +306,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert "Traceback" not in process.stderr
     run = tmp_path / "runs" / "classic-synthetic" / "1"
     assert [row["epoch"] for row in metrics(run)] == ["1"]
+    assert (run / "curves.png").exists()
     assert all(value.isfinite().all() for value in checkpoint(run)["state_dict"].values())
     assert not (run / "summary.json").exists()
 
@@ -331,8 +349,6 @@ def test_print_config_can_be_given_back(synthetic_options, tmp_path, train_here,
 
 
 def test_the_module_trains_in_a_plain_trainer(synthetic_root, tmp_path):
-    from lightning.pytorch import Trainer
-
     data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE, val_size=50)
     trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
     trainer.fit(LitMiniVGG("wide"), datamodule=data)
