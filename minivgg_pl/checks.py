@@ -15,12 +15,11 @@ from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.batches import LEAST_TO_TRAIN
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
-from minivgg_pl.keras_weights import is_keras_file
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.recipe import RECIPES, recipe_options
 from minivgg_pl.resume import ResumePoint
 from minivgg_pl.runs import LEARNING_COLUMNS
-from minivgg_pl.weights import NORMALIZATION, load_trained
+from minivgg_pl.weights import normalization_of
 
 # Each setting that only one choice of another uses: (setting, what it belongs to, the choice).
 BELONGS_TO = (
@@ -69,15 +68,10 @@ def take_normalization(model: Any) -> None:
     Raises:
         InputError: If the weights cannot be read.
     """
-    # A Keras file knows none.
-    if not model.init_from or is_keras_file(model.init_from):
-        return
-    theirs = load_trained(model.init_from).net.options
-    if theirs["in_channels"] != model.in_channels:
-        return
-    for name in NORMALIZATION:
-        if model[name] in _silent_values(name):
-            model[name] = theirs[name]
+    theirs = normalization_of(model.init_from) if model.init_from else None
+    for name, value in (theirs or {}).items():
+        if model[name] in _silent_values(name) and len(value or []) in (0, model.in_channels):
+            model[name] = value
 
 
 def check_trainer(trainer: Any) -> None:

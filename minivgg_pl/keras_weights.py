@@ -5,16 +5,16 @@ other files, and small files that unpack to gigabytes. Unlike a whole saved Kera
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from minivgg_pl.errors import InputError
-from minivgg_pl.network import MiniVGG
+from minivgg_pl.network import NORMALIZATION, MiniVGG
 
 # In the order in which Keras numbers a layer's variables.
 VARIABLES = {
@@ -23,7 +23,12 @@ VARIABLES = {
     nn.BatchNorm1d: ("batch_normalization", ("weight", "bias", "running_mean", "running_var")),
     nn.Linear: ("dense", ("weight", "bias")),
 }
+# Keras keeps no normalisation with the article's model, and leaves attributes of the file that it does not know alone.
+ATTRIBUTE = "minivgg_pl."
+MAX_CHANNELS = 2**16
 MISSING_H5PY = "Keras files need the package h5py: pip install h5py"
+
+Content = TypeVar("Content")
 
 
 def is_keras_file(source: str | Path) -> bool:
@@ -34,6 +39,8 @@ def is_keras_file(source: str | Path) -> bool:
 def keras_bytes(net: MiniVGG) -> bytes:
     """Return the content of a `.weights.h5` file that `keras.Model.load_weights` reads into the article's model.
 
+    The network's normalisation, if any, is kept in attributes of the file, for `read_keras_normalization`.
+
     Raises:
         InputError: If h5py is not installed.
     """
@@ -42,6 +49,9 @@ def keras_bytes(net: MiniVGG) -> bytes:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.create_group("vars")
+        for name in NORMALIZATION:
+            if net.options[name] is not None:
+                file.attrs[ATTRIBUTE + name] = net.options[name]
         for path, name, module in _layers(net):
             group = file.create_group(f"{path}/vars")
             group.attrs["name"] = path.rpartition("/")[2]
@@ -71,6 +81,19 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
     Raises:
         InputError: If the file is damaged, no such file, or of another architecture (the message names the layer).
     """
+    return _read_file(path, lambda file: dict(_read_layers(path, file, net)))
+
+
+def read_keras_normalization(path: Path) -> dict[str, list[float] | None]:
+    """Read `mean` and `std`, a number for each channel, that `keras_bytes` kept in the file; None without.
+
+    Raises:
+        InputError: If the file is damaged or no such file.
+    """
+    return _read_file(path, lambda file: {name: _read_attribute(file, ATTRIBUTE + name) for name in NORMALIZATION})
+
+
+def _read_file(path: Path, read: Callable[[Any], Content]) -> Content:
     h5py = _import_h5py()
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
@@ -81,11 +104,21 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
                     f"{path}: not weights that Keras 3 saved; load them in Keras 3 and give "
                     'model.save_weights("NAME.weights.h5")'
                 )
-            return dict(_read_layers(path, file, net))
+            return read(file)
     except InputError:
         raise
     except Exception as error:  # what h5py raises for a damaged file is not one type
         raise InputError(f"{path}: not a readable .weights.h5 file, or a damaged one ({error})") from error
+
+
+def _read_attribute(file: Any, name: str) -> list[float] | None:
+    if name not in file.attrs:
+        return None
+    stored = file.attrs.get_id(name)
+    # Asked before it is read: an attribute may be as large as memory.
+    if stored.dtype.kind != "f" or len(stored.shape) != 1 or stored.shape[0] > MAX_CHANNELS:
+        raise ValueError(f"{name} is no number for each channel")
+    return [float(value) for value in file.attrs[name]]
 
 
 def _read_layers(path: Path, file: Mapping[str, Any], net: MiniVGG) -> Iterator[tuple[str, Tensor]]:

@@ -21,6 +21,7 @@ BATCH_NORM_MOMENTUM = 0.01
 
 IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
+NORMALIZATION = ("mean", "std")
 
 # Of the dense layers: 4 GB in float32, four times that in training. `classic` at 512 pixels has half of it.
 MAX_DENSE_WEIGHTS = 2**30

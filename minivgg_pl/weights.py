@@ -17,13 +17,12 @@ from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint
 from minivgg_pl.errors import InputError
 from minivgg_pl.facts import FACTS, checked_facts, run_facts
-from minivgg_pl.keras_weights import is_keras_file, read_keras_weights
-from minivgg_pl.network import MiniVGG
+from minivgg_pl.keras_weights import is_keras_file, read_keras_normalization, read_keras_weights
+from minivgg_pl.network import NORMALIZATION, MiniVGG
 from minivgg_pl.outputs import write_whole
 from minivgg_pl.pretrained import FOLDER, SHA256
 
 FORMAT = "minivgg_pl"
-NORMALIZATION = ("mean", "std")
 MAX_HEADER_BYTES = 2**20  # ours have about 3 kB, and the names of their classes
 
 
@@ -82,8 +81,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
     Raises:
         InputError: If the weights cannot be read, or are those of another network.
     """
-    if is_keras := is_keras_file(source):
-        # Keras keeps a normalisation outside of them: the caller's own is taken to be theirs.
+    if is_keras_file(source):
         tensors = read_keras_weights(Path(source), net)
         _check_finite(Path(source), tensors)
     else:
@@ -99,20 +97,33 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
                 f"{source}: {name} has shape {tuple(tensor.shape)} where this network has {tuple(own[name].shape)}: "
                 "give weights of the same variant and sizes"
             )
-    if not is_keras:
-        _check_normalization(source, net, tensors)
+    _check_normalization(source, net.options)
     net.load_state_dict(own)
 
 
-def _check_normalization(source: str | Path, net: MiniVGG, tensors: Mapping[str, Tensor]) -> None:
+def normalization_of(source: str | Path) -> dict[str, list[float] | None] | None:
+    """Return the `mean` and `std` of the network that `source`, as `load_initial_weights` reads it, was trained with.
+
+    Returns:
+        None for what Keras itself saved: it keeps a normalisation outside, and the caller's own is taken to be theirs.
+
+    Raises:
+        InputError: If the weights cannot be read.
+    """
+    if is_keras_file(source):
+        kept = read_keras_normalization(Path(source))
+        return kept if any(kept.values()) else None
+    options = load_trained(source).net.options
+    return {name: options[name] for name in NORMALIZATION}
+
+
+def _check_normalization(source: str | Path, own: Mapping[str, Any]) -> None:
     """Weights mean nothing with another normalisation than they were trained with."""
-    theirs, own = (
-        {name: None if of.get(name) is None else of[name].flatten().tolist() for name in NORMALIZATION}
-        for of in (tensors, net.state_dict())
-    )
-    if theirs != own:
-        wanted = ", ".join(f"{name} {theirs[name] and [float(f'{v:.6g}') for v in theirs[name]]}" for name in theirs)
-        raise InputError(f"{source}: its network was trained with {wanted}: give --model.mean and --model.std so")
+    theirs = normalization_of(source)
+    if theirs is None or all(theirs[name] == own[name] for name in theirs):
+        return
+    wanted = ", ".join(f"{name} {theirs[name] and [float(f'{v:.6g}') for v in theirs[name]]}" for name in theirs)
+    raise InputError(f"{source}: its network was trained with {wanted}: give --model.mean and --model.std so")
 
 
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:

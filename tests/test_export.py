@@ -13,8 +13,14 @@ from minivgg_pl.data import CIFAR10_CLASSES
 from minivgg_pl.errors import InputError
 from minivgg_pl.export import main
 from minivgg_pl.formats import model_card
-from minivgg_pl.keras_weights import read_keras_weights
-from minivgg_pl.weights import TrainedNetwork, load_trained, weights_bytes
+from minivgg_pl.keras_weights import keras_bytes, read_keras_weights
+from minivgg_pl.weights import (
+    TrainedNetwork,
+    load_initial_weights,
+    load_trained,
+    normalization_of,
+    weights_bytes,
+)
 from tests.conftest import REPOSITORY, needs_onnx_export
 
 keras = pytest.importorskip("keras")
@@ -117,8 +123,6 @@ def test_keras_loads_the_weights_and_computes_the_same(variant, tmp_path, monkey
 
 @both_variants
 def test_weights_survive_the_way_to_keras_and_back_bit_for_bit(variant, tmp_path):
-    from minivgg_pl.keras_weights import keras_bytes
-
     torch.manual_seed(2)
     net = MiniVGG(variant)
     net(torch.rand(8, 3, 32, 32))
@@ -134,7 +138,6 @@ def test_weights_survive_the_way_to_keras_and_back_bit_for_bit(variant, tmp_path
 
 def test_keras_weights_for_other_classes_start_all_but_the_classifier(tmp_path):
     from minivgg_pl.keras_weights import keras_bytes
-    from minivgg_pl.weights import load_initial_weights
 
     net, three = MiniVGG("classic"), MiniVGG("classic", num_classes=3)
     (tmp_path / "it.weights.h5").write_bytes(keras_bytes(net))
@@ -155,6 +158,33 @@ def test_a_normalised_network_says_what_keras_must_put_in_front(export, source, 
     theirs = model.predict(IMAGES.permute(0, 2, 3, 1).numpy(), verbose=0)
     ours = load_trained(source).net(IMAGES).softmax(1).detach().numpy()
     assert np.allclose(theirs, ours, atol=1e-4)
+
+
+def test_a_keras_file_of_this_project_keeps_the_normalisation(export, source, tmp_path, synthetic_options, train_here):
+    assert export("--to=keras") == 0
+    # Keras, which knows nothing of it, reads and writes the weights as before.
+    assert normalization_of("wide.weights.h5") == {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    options = ["--variant=wide", "--model.init_from=wide.weights.h5", "--trainer.max_steps=1", "--model.lr=1e-30"]
+    assert train_here(*synthetic_options, *options) == 0
+    trained = load_trained(tmp_path / "runs" / "wide-synthetic" / "1").net
+    assert torch.equal(trained.mean, load_trained(source).net.mean)
+    assert torch.equal(trained.std, load_trained(source).net.std)
+
+
+def test_another_normalisation_than_a_keras_file_was_trained_with_is_refused(export, source):
+    assert export("--to=keras") == 0
+    with pytest.raises(InputError, match=r"wide.weights.h5: its network was trained with mean \[0.5, 0.4, 0.3\], std"):
+        load_initial_weights(MiniVGG("wide"), "wide.weights.h5")
+
+
+@pytest.mark.parametrize("value", [np.zeros(2**12), "words", np.zeros((3, 3)), np.float64(1), np.zeros(3, int)])
+def test_an_odd_normalisation_in_a_keras_file_is_refused(value, tmp_path):
+    path = tmp_path / "it.weights.h5"
+    path.write_bytes(keras_bytes(MiniVGG("classic")))
+    with h5py.File(path, "r+") as file:
+        file.attrs["minivgg_pl.mean"] = value
+    with pytest.raises(InputError, match="not a readable .weights.h5 file, or a damaged one|was trained with"):
+        load_initial_weights(MiniVGG("classic"), path)
 
 
 def test_training_goes_on_from_keras_weights(tmp_path, synthetic_options, train_here):
@@ -179,8 +209,6 @@ def test_training_goes_on_from_keras_weights(tmp_path, synthetic_options, train_
     ],
 )
 def test_keras_files_of_another_architecture_are_refused(change, message, tmp_path):
-    from minivgg_pl.keras_weights import keras_bytes
-
     path = tmp_path / "it.weights.h5"
     path.write_bytes(keras_bytes(MiniVGG("classic")))
     with h5py.File(path, "r+") as file:
@@ -190,8 +218,6 @@ def test_keras_files_of_another_architecture_are_refused(change, message, tmp_pa
 
 
 def test_keras_files_of_the_other_variant_name_the_layer(tmp_path):
-    from minivgg_pl.keras_weights import keras_bytes
-
     path = tmp_path / "it.weights.h5"
     path.write_bytes(keras_bytes(MiniVGG("wide")))
     with pytest.raises(InputError, match=r"layers/conv2d has shape \(3, 3, 3, 64\) where block1.conv1.weight of cl"):
