@@ -109,5 +109,6 @@ def _reliability_figure(bins: Sequence[tuple[float, float, int]], title: str) ->
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color="0.9", linewidth=0.8)
-    axes.legend(loc="upper left", frameon=False)
+    # Below: a network that is too modest has its curve in the upper left corner, another in the lower right one.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure

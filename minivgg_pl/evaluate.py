@@ -208,15 +208,16 @@ def _write_report(
 
 
 def _table(summary: dict[str, Any], folder: Path) -> str:
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2%}"
+    def percent(value: float) -> str:
+        return f"{value:.2%}"
 
     lower, upper = summary["accuracy_95"]
     lines = [
         f"weights          {summary['weights']} ({summary['variant']})",
         f"images           {summary['images']:,} of {summary['title']}",
         f"accuracy         {percent(summary['accuracy'])}  (95 % interval: {percent(lower)} to {percent(upper)})",
-        f"top-5 accuracy   {percent(summary['top5_accuracy'])}",
+        # With five classes or fewer there is none.
+        *([f"top-5 accuracy   {percent(top5)}"] if (top5 := summary["top5_accuracy"]) is not None else []),
         f"loss             {summary['loss']:.4f}",
         f"calibration      {percent(summary['expected_calibration_error'])}  (expected error of its probabilities)",
     ]

@@ -27,10 +27,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def title_lines(width: float, title: str) -> list[str]:
+    """Return the lines that a title takes above a figure of `width` inches."""
+    return textwrap.wrap(title, int(width * TITLE_LETTERS_PER_INCH))
+
+
 def draw_title(figure: Figure, title: str) -> None:
     """Write the title above all parts of the figure, in as many lines as its width asks for."""
-    letters = int(figure.get_figwidth() * TITLE_LETTERS_PER_INCH)
-    figure.suptitle(as_text(textwrap.fill(title, letters)), fontsize=TITLE_SIZE)
+    figure.suptitle(as_text("\n".join(title_lines(figure.get_figwidth(), title))), fontsize=TITLE_SIZE)
 
 
 def as_text(text: str) -> str:

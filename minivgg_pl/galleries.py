@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from minivgg_pl.figures import as_text, draw_title, new_figure, save_figure
+from minivgg_pl.figures import TITLE_SIZE, as_text, draw_title, new_figure, save_figure, title_lines
 
 MAX_COLUMNS = 8
 # A narrower figure would have no room for its title.
 MIN_COLUMNS = 3
 CELL_INCHES = 1.15
 CAPTION_SIZE = 8
+LINE_SPACING = 1.2  # Matplotlib's
+POINTS_PER_INCH = 72
 # Caption lines are cut here, where they would run into the next picture.
 MAX_CAPTION_LETTERS = 18
 
@@ -37,7 +39,8 @@ def draw_gallery(
     rows = math.ceil(len(pictures) / columns)
     caption_lines = max(caption.count("\n") for caption in captions) + 1
     width = max(columns, MIN_COLUMNS) * CELL_INCHES
-    figure = new_figure(width, rows * (CELL_INCHES + 0.17 * caption_lines) + 0.4 * (title is not None))
+    title_height = len(title_lines(width, title)) * TITLE_SIZE * LINE_SPACING / POINTS_PER_INCH + 0.1 if title else 0
+    figure = new_figure(width, rows * (CELL_INCHES + 0.17 * caption_lines) + title_height)
     if title:
         draw_title(figure, title)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True), start=1):

@@ -31,6 +31,8 @@ class OneLineParser(LightningArgumentParser):
 
 def _meant(message: str, known: Iterable[str]) -> str:
     """Return a question after the option that an unknown one may stand for: of its name in a group, or spelt alike."""
+    if subcommand := re.match(r"unrecognized arguments: (fit|validate|test|predict)\b", message, re.IGNORECASE):
+        return f"there are no subcommands, it always trains and then tests: leave {subcommand[1]} out; "
     typed = re.match(r"(?:unrecognized arguments|ambiguous option): --([\w.-]+)", message)
     if not typed:
         return ""

@@ -214,5 +214,6 @@ def _draw_grid(path: Path, predictions: Sequence[Prediction]) -> None:
     pictures = [read_picture(file, THUMBNAIL_SIZE) for file, _ in shown]
     captions = [f"{file.name}\n{classes[0][0]} {classes[0][1]:.1%}" for file, classes in shown]
     draw_gallery(pictures, captions, path)
-    if len(shown) < len(predictions):
-        print(f"{path} shows the first {len(shown)} of {len(predictions)} pictures", file=sys.stderr)
+    which = f"the first {len(shown)} of " if len(shown) < len(predictions) else ""
+    # Beside the answers, which other programs may read.
+    print(f"wrote {path}: {which}{len(predictions):,} pictures", file=sys.stderr)

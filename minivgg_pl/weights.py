@@ -85,7 +85,12 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
         tensors = read_keras_weights(Path(source), net)
         _check_finite(Path(source), tensors)
     else:
-        tensors = load_trained(source).net.state_dict()
+        trained = load_trained(source).net
+        if (theirs := trained.options["variant"]) != (ours := net.options["variant"]):
+            raise InputError(
+                f"{source}: weights of a {theirs} network, and this one is {ours}: give --variant {theirs}"
+            )
+        tensors = trained.state_dict()
     own = net.state_dict()
     for name, tensor in tensors.items():
         if name in NORMALIZATION:

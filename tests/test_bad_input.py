@@ -40,7 +40,11 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         (["--data", "minivgg_pl.LitMiniVGG"], "not a data module of images; give minivgg_pl.CIFAR10DataModule"),
         (["--data.batchsize", "3"], "batchsize' is not "),  # jsonargparse 4.39 says "expected", newer ones "accepted"
         (["--model.init_from", "missing"], "missing: there is no such file or folder; give classic, wide"),
-        (["--model.init_from", "wide"], "give weights of the same variant and sizes|has another mean"),
+        (
+            ["--model.init_from", "wide"],
+            "wide: weights of a wide network, .*: give --variant wide",
+        ),
+        (["fit"], "unrecognized arguments: fit .there are no subcommands, .*leave fit out"),
         (["--model.init_from", "x.weights.h5"], "x.weights.h5: not a readable .weights.h5 file"),
         (["--model.image_size", "64"], "--model.image_size 64: the data have 32; leave it out"),
         (["--recipe", "fancy"], "--recipe fancy: unknown; choose one of article, modern, speedrun"),

@@ -60,7 +60,9 @@ def test_answers_go_to_csv_and_json_and_a_grid(pictures, tmp_path, capfd):
     for name in ("out.csv", "out.json"):
         assert main([str(pictures / "a.jpg"), f"--output={tmp_path / name}", f"--grid={tmp_path / name}.png"]) == 0
         assert Image.open(tmp_path / f"{name}.png").size[0] > 200
-    assert capfd.readouterr().out == "".join(f"wrote {tmp_path / n}: 1 pictures\n" for n in ("out.csv", "out.json"))
+    printed = capfd.readouterr()
+    assert printed.out == "".join(f"wrote {tmp_path / n}: 1 pictures\n" for n in ("out.csv", "out.json"))
+    assert printed.err == "".join(f"wrote {tmp_path / n}.png: 1 pictures\n" for n in ("out.csv", "out.json"))
     with open(tmp_path / "out.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     (answer,) = json.loads((tmp_path / "out.json").read_text())

@@ -71,6 +71,7 @@ def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, syntheti
     assert Image.open(tmp_path / "benchmark.png").size[0] >= 1800
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_is_left_out_and_the_others_are_kept(tmp_path, synthetic_root, script_here, capfd):
     options = f"--contenders modern bare --images {SYNTHETIC_SIZE} --rounds 1 --option=--model.lr=-1"
     assert script_here("benchmark.py", *options.split(), f"--root={synthetic_root}", f"--output={tmp_path}") == 1
@@ -84,6 +85,7 @@ def test_a_contender_that_fails_is_left_out_and_the_others_are_kept(tmp_path, sy
     assert (tmp_path / "benchmark.png").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_race_and_its_contender_and_keeps_what_is_finished(tmp_path, synthetic_root):
     options = (
         f"--contenders bare article --images {SYNTHETIC_SIZE} --rounds 9 --root={synthetic_root} --output={tmp_path}"

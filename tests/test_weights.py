@@ -237,5 +237,5 @@ class TestStartingFromWeights:
 
     def test_another_variant_is_refused(self, file):
         net = MiniVGG("classic", mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
-        with pytest.raises(InputError, match="give weights of the same variant"):
+        with pytest.raises(InputError, match="give --variant wide"):
             load_initial_weights(net, file)
