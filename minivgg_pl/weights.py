@@ -84,13 +84,14 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
     if is_keras_file(source):
         tensors = read_keras_weights(Path(source), net)
         _check_finite(Path(source), tensors)
+        normalization = normalization_of(source)
     else:
         trained = load_trained(source).net
         if (theirs := trained.options["variant"]) != (ours := net.options["variant"]):
             raise InputError(
                 f"{source}: weights of a {theirs} network, and this one is {ours}: give --variant {theirs}"
             )
-        tensors = trained.state_dict()
+        tensors, normalization = trained.state_dict(), trained.options
     own = net.state_dict()
     for name, tensor in tensors.items():
         if name in NORMALIZATION:
@@ -102,7 +103,8 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
                 f"{source}: {name} has shape {tuple(tensor.shape)} where this network has {tuple(own[name].shape)}: "
                 "give weights of the same variant and sizes"
             )
-    _check_normalization(source, net.options)
+    if normalization:
+        _check_normalization(source, net.options, normalization)
     net.load_state_dict(own)
 
 
@@ -122,12 +124,11 @@ def normalization_of(source: str | Path) -> dict[str, list[float] | None] | None
     return {name: options[name] for name in NORMALIZATION}
 
 
-def _check_normalization(source: str | Path, own: Mapping[str, Any]) -> None:
+def _check_normalization(source: str | Path, own: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Weights mean nothing with another normalisation than they were trained with."""
-    theirs = normalization_of(source)
-    if theirs is None or all(theirs[name] == own[name] for name in theirs):
+    if all(theirs[name] == own[name] for name in NORMALIZATION):
         return
-    wanted = ", ".join(f"{name} {theirs[name] and [float(f'{v:.6g}') for v in theirs[name]]}" for name in theirs)
+    wanted = ", ".join(f"{name} {theirs[name] and [float(f'{v:.6g}') for v in theirs[name]]}" for name in NORMALIZATION)
     raise InputError(f"{source}: its network was trained with {wanted}: give --model.mean and --model.std so")
 
 
