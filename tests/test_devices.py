@@ -101,24 +101,40 @@ class Count(Callback):
 """
 
 
-@pytest.mark.parametrize(("num_devices", "size"), [(2, 200), (3, 250)])
-def test_processes_share_the_images_one_folder_and_one_line(num_devices, size, tmp_path):
+@pytest.fixture
+def counter(tmp_path):
+    """The environment of a run in `tmp_path` that counts what each process sees."""
     (tmp_path / "counter.py").write_text(textwrap.dedent(COUNTER))
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    return {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+
+
+def train_split(num_devices, size, folder, env):
+    """Train two epochs of `size` images in batches of 48, split over processes; return the run folder and the process."""
     process = run_train(
         *TWO,
         f"--trainer.devices={num_devices}",
         "--data.dataset=synthetic",
-        f"--data.root={tmp_path}",
+        f"--data.root={folder}",
         f"--data.synthetic_size={size}",
         "--epochs=2",
         "--data.batch_size=48",
         "--data.split_batches=true",
         "--checkpoint_every_n_steps=3",
         "--trainer.callbacks=counter.Count",
-        cwd=tmp_path,
+        cwd=folder,
         env=env,
     )
+    return folder / "runs" / "classic-synthetic" / "1", process
+
+
+def metrics(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("num_devices", "size"), [(2, 200), (3, 250)])
+def test_processes_share_the_images_one_folder_and_one_line(num_devices, size, tmp_path, counter):
+    run, process = train_split(num_devices, size, tmp_path, counter)
     seen = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(num_devices)]
     images = {stage: sorted(tuple(pair) for one in seen for pair in one[stage]) for stage in ("train", "val", "test")}
     # Which image it was is told by the sum of its bytes.
@@ -127,25 +143,24 @@ def test_processes_share_the_images_one_folder_and_one_line(num_devices, size, t
     assert len(images["test"]) == size // 5
     first, second = ([image for epoch, image in images["train"] if epoch == number] for number in (0, 1))
     assert first == second
-    run = tmp_path / "runs" / "classic-synthetic" / "1"
     assert [p.name for p in run.parent.iterdir()] == ["1"]
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == [str(-(-size // 48)), str(2 * -(-size // 48))]
+    assert [row["step"] for row in metrics(run)] == [str(-(-size // 48)), str(2 * -(-size // 48))]
     assert process.stdout.count("run folder") == process.stdout.count("epoch 2/2") == 1
     assert f"{num_devices} devices: 48 images a batch" in process.stderr + process.stdout
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["train_images"], summary["test_images"]) == (size, size // 5)
     assert (summary["num_devices"], summary["global_batch_size"]) == (num_devices, 48)
-    if num_devices == 2:
-        # Every process draws its own dropout, and again what it drew, from the middle of the first epoch on.
-        (run / "summary.json").unlink()
-        shutil.copy(tmp_path / "inside.ckpt", run / "checkpoints" / "last.ckpt")
-        run_train("--resume", run, cwd=tmp_path, env=env)
-        again = json.loads((run / "summary.json").read_text())
-        assert again["weights_sha256"] == summary["weights_sha256"]
-        with (run / "metrics.csv").open(newline="") as file:
-            assert [row["train_loss"] for row in csv.DictReader(file)] == [row["train_loss"] for row in rows]
+
+
+@pytest.mark.slow
+def test_every_process_draws_again_what_it_drew_from_the_middle_of_an_epoch_on(tmp_path, counter):
+    run, _ = train_split(2, 200, tmp_path, counter)
+    summary, rows = json.loads((run / "summary.json").read_text()), metrics(run)
+    (run / "summary.json").unlink()
+    shutil.copy(tmp_path / "inside.ckpt", run / "checkpoints" / "last.ckpt")
+    run_train("--resume", run, cwd=tmp_path, env=counter)
+    assert json.loads((run / "summary.json").read_text())["weights_sha256"] == summary["weights_sha256"]
+    assert [row["train_loss"] for row in metrics(run)] == [row["train_loss"] for row in rows]
 
 
 @pytest.mark.parametrize(

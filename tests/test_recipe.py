@@ -143,6 +143,7 @@ def test_bf16_where_it_is_native_and_else_float32_which_is_said(modern_run):
     assert ("does not compute bfloat16 natively" in process.stderr) is not bool(native)
 
 
+@pytest.mark.slow
 def test_a_killed_modern_run_goes_on_bit_for_bit(modern_run, synthetic_options, tmp_path):
     """Muon's and AdamW's state, the flips and shifts, and the schedule: all come back."""
     (tmp_path / "killer.py").write_text(KILLER)

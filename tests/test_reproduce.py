@@ -87,6 +87,7 @@ def test_a_claim_is_repeated_resumed_and_then_only_judged(claims, finished_run, 
     assert "FAIL: test accuracy -20.00 points" in third.stdout
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_training_too(claims, synthetic_options, tmp_path):
     (claim,) = read_results(claims)
     write_results(claims, [claim | {"epochs": 500}])

@@ -51,6 +51,7 @@ def test_bad_options_of_the_overhead_script_are_one_line(option, script_here, ca
     assert error.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, synthetic_root, script_here, capfd):
     # Batches that leave a rest of one image, on which batch norm cannot train.
     options = f"--contenders modern tutorial --images {SYNTHETIC_SIZE} --rounds 1 --epochs 2 --batch-size 199"

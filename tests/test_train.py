@@ -155,7 +155,7 @@ class KillInThirdEpoch(Callback):
 """
 
 
-def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_path):
+def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_path, monkeypatch, train_here, capfd):
     uninterrupted, _ = finished_run
     (tmp_path / "killer.py").write_text(textwrap.dedent(KILLER))
     path = {"PYTHONPATH": str(tmp_path)}
@@ -179,9 +179,11 @@ def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_p
     assert sorted(p.name for p in run.parent.iterdir()) == ["1"]
     assert (run / "config.resume-1.yaml").exists()
 
-    finished = run_train("--resume", run, cwd=tmp_path, env=path)
-    assert "already has its 4 epochs" in finished.stdout
-    assert "--epochs" in finished.stdout
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train_here("--resume", run) == 0
+    printed = capfd.readouterr().out
+    assert "already has its 4 epochs" in printed
+    assert "--epochs" in printed
 
 
 def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finished_run, tmp_path, train_here, capfd):
@@ -282,7 +284,9 @@ def test_an_older_checkpoint_continues_in_a_new_folder_with_its_history(finished
     assert (source / "metrics.csv").read_text() == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(synthetic_options, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    synthetic_options, tmp_path, monkeypatch, train_here, capfd
+):
     (tmp_path / "breaker.py").write_text(
         textwrap.dedent("""
         from lightning.pytorch import Callback
@@ -293,17 +297,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
                     module.net.classifier.bias.data.fill_(float("nan"))
         """)
     )
-    process = run_train(
-        *synthetic_options,
-        "--epochs=3",
-        "--trainer.callbacks=breaker.BreakSecondEpoch",
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path)},
-        check=False,
-    )
-    assert process.returncode == 1
-    assert "not finite in epoch 2, step 7" in process.stderr
-    assert "Traceback" not in process.stderr
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train_here(*synthetic_options, "--epochs=3", "--trainer.callbacks=breaker.BreakSecondEpoch") == 1
+    error = capfd.readouterr().err
+    assert "not finite in epoch 2, step 7" in error
+    assert "Traceback" not in error
     run = tmp_path / "runs" / "classic-synthetic" / "1"
     assert [row["epoch"] for row in metrics(run)] == ["1"]
     assert (run / "curves.png").exists()
