@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from minivgg_pl.batch_norm import FirstImages, average_over_devices, measure_statistics
+from minivgg_pl.class_metrics import class_metrics
 from minivgg_pl.hyperparameters import check_hyperparameters
 from minivgg_pl.network import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.optim import make_optimizer, make_schedule
-from minivgg_pl.totals import EpochTotals, class_metrics
+from minivgg_pl.totals import EpochTotals
 from minivgg_pl.weights import load_initial_weights
 
 # On a GPU, reading the loss waits for it, and several devices wait for each other: look for NaN this often (batches).

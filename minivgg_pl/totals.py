@@ -1,17 +1,13 @@
-"""An epoch's loss and accuracy, kept on the device so that no step waits for it, and a test's metrics by class."""
+"""An epoch's loss and accuracy, kept on the device so that no step waits for it."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+
+if TYPE_CHECKING:  # importing Lightning takes seconds, and what reads a checkpoint for its weights needs none of it
+    from lightning.pytorch import LightningModule
 
 NUM_TOTALS = 4
 
@@ -58,7 +54,7 @@ class EpochTotals:
         self.sums += torch.stack((loss * size, hits.to(loss.dtype), size, total.isfinite().to(loss.dtype)))
         self.is_empty = False
 
-    def first_bad_batch(self, module: LightningModule) -> int | None:
+    def first_bad_batch(self, module: "LightningModule") -> int | None:
         """Return the number (from 0) of the first batch whose loss was not finite, on any device, if there was one.
 
         Every device must ask, and gets the same answer.
@@ -67,21 +63,9 @@ class EpochTotals:
         first = module.trainer.strategy.reduce(torch.where(total.isfinite(), math.inf, num_finite), reduce_op="min")
         return None if first.isinf() else int(first)
 
-    def compute_and_reset(self, module: LightningModule) -> dict[str, Tensor]:
+    def compute_and_reset(self, module: "LightningModule") -> dict[str, Tensor]:
         """Return the epoch's mean `loss` and `acc` in [0, 1] over all devices, and start the next epoch."""
         # A reduction may write into what it is given.
         sums = module.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
         self.reset()
         return {"loss": sums[0] / sums[2], "acc": sums[1] / sums[2]}
-
-
-def class_metrics(num_classes: int) -> MetricCollection:
-    """Return precision, recall and F1 of each class, and the confusion matrix, rows true classes."""
-    return MetricCollection(
-        {
-            "precision": MulticlassPrecision(num_classes, average=None),
-            "recall": MulticlassRecall(num_classes, average=None),
-            "f1": MulticlassF1Score(num_classes, average=None),
-            "confusion_matrix": MulticlassConfusionMatrix(num_classes),
-        }
-    )

@@ -109,7 +109,7 @@ def counter(tmp_path):
 
 
 def train_split(num_devices, size, folder, env):
-    """Train two epochs of `size` images in batches of 48, split over processes; return the run folder and the process."""
+    """Train two epochs of `size` images, batches of 48 split over processes; return the run folder and the process."""
     process = run_train(
         *TWO,
         f"--trainer.devices={num_devices}",
