@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from minivgg_pl import MiniVGG
 from minivgg_pl.dropout import ByteDropout
 
 
@@ -71,3 +72,11 @@ def test_all_and_nothing(p):
 def test_out_of_training_nothing_is_dropped():
     values = torch.rand(4, 4)
     assert torch.equal(ByteDropout(0.5).eval()(values), values)
+
+
+def test_a_network_with_several_of_them_can_be_compiled():
+    """For the first alone torch.compile managed the bytes, too; the second, of another size, it read out of bounds."""
+    net = MiniVGG("classic").to(memory_format=torch.channels_last)
+    net.compile(backend="aot_eager")  # all but the code generation, which takes most of the time
+    net(torch.rand(64, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
