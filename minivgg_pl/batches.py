@@ -14,6 +14,8 @@ from minivgg_pl.errors import InputError
 
 # Batch norm cannot train on one image.
 LEAST_TO_TRAIN = 2
+# What a GPU evaluates at once, at least: 1,000 images of 32x32. Smaller batches leave most of it idle.
+LEAST_EVALUATED_PIXELS = 1000 * 32 * 32
 
 
 class BatchSampler(DistributedSampler):
@@ -190,6 +192,14 @@ def make_loader(
     if seed is None:
         return ImageLoader(dataset, BatchSampler(dataset, batch_size, num_devices, rank))
     return ImageLoader(dataset, EpochShuffler(dataset, seed, batch_size, num_devices, rank), trainer)
+
+
+def least_evaluated(image_shape: tuple[int, int, int], trainer: Trainer | None) -> int:
+    """Return how many images `(C, H, W)` the devices of `trainer` should evaluate at once, at least."""
+    if trainer is None or trainer.strategy.root_device.type != "cuda":
+        return 1
+    _, height, width = image_shape
+    return LEAST_EVALUATED_PIXELS // (height * width) * trainer.world_size
 
 
 def batch_sizes(num_images: int, batch_size: int, least: int) -> list[int]:

@@ -15,11 +15,11 @@ from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.batches import LEAST_TO_TRAIN
 from minivgg_pl.errors import InputError
 from minivgg_pl.image_data import ImageDataModule
+from minivgg_pl.initial_weights import normalization_of
 from minivgg_pl.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.recipe import RECIPES, recipe_options
 from minivgg_pl.resume import ResumePoint
 from minivgg_pl.runs import LEARNING_COLUMNS
-from minivgg_pl.weights import normalization_of
 
 # Each setting that only one choice of another uses: (setting, what it belongs to, the choice).
 BELONGS_TO = (

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from minivgg_pl.augment import Augmentation
+from minivgg_pl.errors import InputError
 
 
 class ImageDataset(Dataset):
@@ -81,6 +82,17 @@ class ImageDataset(Dataset):
             return ImageDataset(self.images[indices], self.labels[indices], num_classes, self.augmentation)
         rows = indices if self.rows is None else self.rows[indices]
         return ImageDataset(self.images, self.labels[indices], num_classes, self.augmentation, rows, resident=False)
+
+
+def check_val_size(train_size: int, num_classes: int, val_size: int) -> None:
+    """Check that `val_size` images can be held out of `train_size`.
+
+    Raises:
+        InputError: If it is negative, or leaves a class without an image.
+    """
+    largest = train_size - num_classes
+    if not 0 <= val_size <= largest:
+        raise InputError(f"val_size is {val_size}: give 0 (validate on the test set) to {largest}")
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:

@@ -10,13 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from minivgg_pl.augment import Augmentation, Flip
-from minivgg_pl.batches import LEAST_TO_TRAIN, ImageLoader, make_loader
-from minivgg_pl.dataset import ImageDataset, stratified_split
+from minivgg_pl.batches import LEAST_TO_TRAIN, ImageLoader, least_evaluated, make_loader
+from minivgg_pl.dataset import ImageDataset, check_val_size, stratified_split
 from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
-# What a GPU evaluates at once, at least: 1,000 images of 32x32. Smaller batches leave most of it idle.
-LEAST_EVALUATED_PIXELS = 1000 * 32 * 32
 # Above that, one batch's activations take more memory than machines have.
 MAX_BATCH_SIZE = 2**16
 
@@ -68,7 +66,7 @@ class ImageDataModule(LightningDataModule):
         if not LEAST_TO_TRAIN <= batch_size <= MAX_BATCH_SIZE:
             raise InputError(f"batch_size is {batch_size}: give {LEAST_TO_TRAIN} to {MAX_BATCH_SIZE:,}")
         if train_size is not None:
-            _check_val_size(train_size, len(class_names), val_size)
+            check_val_size(train_size, len(class_names), val_size)
         if not 0 <= split_seed < 2**63:
             raise InputError(f"split_seed is {split_seed}: give 0 to 2**63 - 1")
         if flip not in get_args(Flip):
@@ -161,7 +159,7 @@ class ImageDataModule(LightningDataModule):
 
     def _setup_train(self, holds_out: bool) -> None:
         whole = self._load("train")
-        _check_val_size(len(whole), len(self.class_names), self.val_size)
+        check_val_size(len(whole), len(self.class_names), self.val_size)
         held_out = stratified_split(whole.labels, self.val_size if holds_out else 0, seed=self.split_seed)
         self.train_set = whole.subset((~held_out).nonzero().flatten()) if holds_out else whole
         if holds_out:
@@ -213,16 +211,14 @@ class ImageDataModule(LightningDataModule):
         return self._loader(self.test_set)
 
     def _loader(self, dataset: ImageDataset, seed: int | None = None) -> DataLoader:
-        num_devices = self.trainer.world_size if self.trainer else 1
-        return make_loader(dataset, self.global_batch_size(num_devices), self.trainer, seed)
+        return make_loader(dataset, self._current_batch_size(), self.trainer, seed)
+
+    def _current_batch_size(self) -> int:
+        return self.global_batch_size(self.trainer.world_size if self.trainer else 1)
 
     def _evaluation_loader(self, dataset: ImageDataset) -> DataLoader:
-        if self.trainer is None or self.trainer.strategy.root_device.type != "cuda":
-            return self._loader(dataset)
-        num_devices = self.trainer.world_size
-        _, height, width = self.image_shape
-        least = LEAST_EVALUATED_PIXELS // (height * width) * num_devices
-        return make_loader(dataset, max(self.global_batch_size(num_devices), least), self.trainer)
+        least = least_evaluated(self.image_shape, self.trainer)
+        return make_loader(dataset, max(self._current_batch_size(), least), self.trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the seed of the orders, the classes' names, what module this is."""
@@ -263,9 +259,3 @@ class ImageDataModule(LightningDataModule):
 def class_path_of(data_class: type) -> str:
     """Return what a data module is imported by."""
     return f"{data_class.__module__}.{data_class.__qualname__}"
-
-
-def _check_val_size(train_size: int, num_classes: int, val_size: int) -> None:
-    largest = train_size - num_classes  # each class keeps at least one image
-    if not 0 <= val_size <= largest:
-        raise InputError(f"val_size is {val_size}: give 0 (validate on the test set) to {largest}")

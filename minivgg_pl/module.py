@@ -12,18 +12,15 @@ from torch.nn import functional
 
 from minivgg_pl.batch_norm import FirstImages, average_over_devices, measure_statistics
 from minivgg_pl.class_metrics import class_metrics
+from minivgg_pl.errors import NonFiniteLossError
 from minivgg_pl.hyperparameters import check_hyperparameters
+from minivgg_pl.initial_weights import load_initial_weights
 from minivgg_pl.network import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.optim import make_optimizer, make_schedule
 from minivgg_pl.totals import EpochTotals
-from minivgg_pl.weights import load_initial_weights
 
 # On a GPU, reading the loss waits for it, and several devices wait for each other: look for NaN this often (batches).
 FINITE_CHECK_INTERVAL = 50
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the message names the epoch and the step."""
 
 
 def ends_epoch(trainer: Trainer) -> bool:
@@ -187,7 +184,7 @@ class LitMiniVGG(LightningModule):
         first_bad = self.train_totals.first_bad_batch(self)
         if first_bad is not None:
             step = self._first_step + first_bad // self.trainer.accumulate_grad_batches + 1
-            raise NonFiniteLossError(_non_finite_message("training", self.current_epoch, step))
+            raise NonFiniteLossError("training", self.current_epoch + 1, step)
 
     def on_validation_epoch_start(self) -> None:
         self.eval_totals.reset()
@@ -199,7 +196,7 @@ class LitMiniVGG(LightningModule):
     def on_validation_epoch_end(self) -> None:
         # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
         if self.trainer.state.fn == TrainerFn.FITTING and self.eval_totals.first_bad_batch(self) is not None:
-            raise NonFiniteLossError(_non_finite_message("validation", self.current_epoch, self.trainer.global_step))
+            raise NonFiniteLossError("validation", self.current_epoch + 1, self.trainer.global_step)
         self._log_epoch("val", self.eval_totals)
 
     def on_test_epoch_start(self) -> None:
@@ -241,11 +238,6 @@ class LitMiniVGG(LightningModule):
         metrics = {f"{stage}_{name}": value for name, value in values.items()}
         # The totals are already those of all devices; sync_dist only averages equal values.
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-
-
-def _non_finite_message(stage: str, epoch: int, step: int) -> str:
-    where = f"epoch {epoch + 1}, step {step}"
-    return f"the {stage} loss is not finite in {where}: training stopped. Try a lower learning rate"
 
 
 HYPERPARAMETER_DEFAULTS = {name: p.default for name, p in inspect.signature(LitMiniVGG).parameters.items()}

@@ -16,9 +16,8 @@ from minivgg_pl import callbacks, runs
 from minivgg_pl.cli import MiniVGGCLI
 from minivgg_pl.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, NOTHING_TRAINED, fail
 from minivgg_pl.environment import describe_environment
-from minivgg_pl.errors import InputError
+from minivgg_pl.errors import InputError, NonFiniteLossError
 from minivgg_pl.memory import keep_freed_memory
-from minivgg_pl.module import NonFiniteLossError
 from minivgg_pl.resume import ResumePoint, find_resume_point
 from minivgg_pl.summary import summarize, summary_table
 from minivgg_pl.termination import end_at_once

@@ -17,7 +17,7 @@ from minivgg_pl.architectures import ARCHITECTURES
 from minivgg_pl.checkpoints import data_state, last_checkpoint, read_checkpoint
 from minivgg_pl.errors import InputError
 from minivgg_pl.facts import FACTS, checked_facts, run_facts
-from minivgg_pl.keras_weights import is_keras_file, read_keras_normalization, read_keras_weights
+from minivgg_pl.keras_weights import is_keras_file
 from minivgg_pl.network import NORMALIZATION, MiniVGG
 from minivgg_pl.outputs import write_whole
 from minivgg_pl.pretrained import FOLDER, SHA256
@@ -69,67 +69,6 @@ def load_trained(source: str | Path) -> TrainedNetwork:
         return _read_checkpoint(path, source=str(source))
     hint = "; train.py --model.init_from takes Keras files" if is_keras_file(path) else ""
     raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file{hint}")
-
-
-def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
-    """Load trained weights into `net` to train on from; where the classes differ in number, all but the classifier.
-
-    Args:
-        net: The network to change. `mean` and `std` stay its own.
-        source: What `load_trained` reads, or a Keras `.weights.h5` of the article's model.
-
-    Raises:
-        InputError: If the weights cannot be read, or are those of another network.
-    """
-    if is_keras_file(source):
-        tensors = read_keras_weights(Path(source), net)
-        _check_finite(Path(source), tensors)
-        normalization = normalization_of(source)
-    else:
-        trained = load_trained(source).net
-        if (theirs := trained.options["variant"]) != (ours := net.options["variant"]):
-            raise InputError(
-                f"{source}: weights of a {theirs} network, and this one is {ours}: give --variant {theirs}"
-            )
-        tensors, normalization = trained.state_dict(), trained.options
-    own = net.state_dict()
-    for name, tensor in tensors.items():
-        if name in NORMALIZATION:
-            continue
-        if tensor.shape == own[name].shape:
-            own[name] = tensor
-        elif not name.startswith("classifier."):
-            raise InputError(
-                f"{source}: {name} has shape {tuple(tensor.shape)} where this network has {tuple(own[name].shape)}: "
-                "give weights of the same variant and sizes"
-            )
-    if normalization:
-        _check_normalization(source, net.options, normalization)
-    net.load_state_dict(own)
-
-
-def normalization_of(source: str | Path) -> dict[str, list[float] | None] | None:
-    """Return the `mean` and `std` of the network that `source`, as `load_initial_weights` reads it, was trained with.
-
-    Returns:
-        None for what Keras itself saved: it keeps a normalisation outside, and the caller's own is taken to be theirs.
-
-    Raises:
-        InputError: If the weights cannot be read.
-    """
-    if is_keras_file(source):
-        kept = read_keras_normalization(Path(source))
-        return kept if any(kept.values()) else None
-    options = load_trained(source).net.options
-    return {name: options[name] for name in NORMALIZATION}
-
-
-def _check_normalization(source: str | Path, own: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Weights mean nothing with another normalisation than they were trained with."""
-    if all(theirs[name] == own[name] for name in NORMALIZATION):
-        return
-    wanted = ", ".join(f"{name} {theirs[name] and [float(f'{v:.6g}') for v in theirs[name]]}" for name in NORMALIZATION)
-    raise InputError(f"{source}: its network was trained with {wanted}: give --model.mean and --model.std so")
 
 
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
@@ -243,13 +182,18 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}, where the network that it describes has "
                 f"{tuple(expected[name].shape)}"
             )
-    _check_finite(path, tensors)
+    check_finite(path, tensors)
     # Assigned: the network takes these tensors for its own, and drawing others first would take time.
     net.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}, assign=True)
     return net.eval()
 
 
-def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Check that the weights read from `path` are some that a training can end with.
+
+    Raises:
+        InputError: On a value that is not finite, or a variance below 0.
+    """
     for name, tensor in tensors.items():
         if not tensor.isfinite().all() or (name.endswith("running_var") and (tensor < 0).any()):
             raise InputError(f"{path}: {name} holds values that no training ends with (NaN, infinite or negative)")

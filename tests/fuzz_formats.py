@@ -18,10 +18,11 @@ from torchvision.datasets import CIFAR10
 
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG, MiniVGG
 from minivgg_pl.download import prepare_cifar10
+from minivgg_pl.initial_weights import load_initial_weights
 from minivgg_pl.keras_weights import keras_bytes
 from minivgg_pl.resume import find_resume_point
 from minivgg_pl.synthetic import BASE_FOLDER, MANIFEST, prepare_synthetic
-from minivgg_pl.weights import TrainedNetwork, load_initial_weights, load_trained, weights_bytes
+from minivgg_pl.weights import TrainedNetwork, load_trained, weights_bytes
 from tests.fuzzing import damaged
 
 NUM_IMAGES = 50

@@ -1,6 +1,5 @@
 """Several processes: each image once, the same updates, one run folder, one line."""
 
-import csv
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ from minivgg_pl.batches import BatchSampler, EpochShuffler, batch_sizes
 from minivgg_pl.dataset import ImageDataset
 from minivgg_pl.errors import InputError
 from tests.conftest import TRAIN, run_train
+from tests.test_train import metrics
 
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 
@@ -125,11 +125,6 @@ def train_split(num_devices, size, folder, env):
         env=env,
     )
     return folder / "runs" / "classic-synthetic" / "1", process
-
-
-def metrics(run):
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(("num_devices", "size"), [(2, 200), (3, 250)])

@@ -13,12 +13,11 @@ from minivgg_pl.data import CIFAR10_CLASSES
 from minivgg_pl.errors import InputError
 from minivgg_pl.export import main
 from minivgg_pl.formats import model_card
+from minivgg_pl.initial_weights import load_initial_weights, normalization_of
 from minivgg_pl.keras_weights import keras_bytes, read_keras_weights
 from minivgg_pl.weights import (
     TrainedNetwork,
-    load_initial_weights,
     load_trained,
-    normalization_of,
     weights_bytes,
 )
 from tests.conftest import REPOSITORY, needs_onnx_export

@@ -21,9 +21,10 @@ from minivgg_pl.config_files import MAX_BYTES, read_config
 from minivgg_pl.download import prepare_cifar10
 from minivgg_pl.errors import InputError
 from minivgg_pl.facts import checked_facts
+from minivgg_pl.initial_weights import load_initial_weights
 from minivgg_pl.pictures import read_picture
 from minivgg_pl.resume import find_resume_point
-from minivgg_pl.weights import load_initial_weights, load_trained
+from minivgg_pl.weights import load_trained
 from tests.fuzz_commands import BOMB
 from tests.fuzz_formats import CHANGES, Checkpoints, Keras, Safetensors, payloads
 from tests.fuzzing import LIMIT_S, time_limit

@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from minivgg_pl import LitMiniVGG
-from minivgg_pl.module import NonFiniteLossError
+from minivgg_pl.errors import NonFiniteLossError
 
 
 def batches(num_images=20, batch_size=8, num_classes=10, seed=0):

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from minivgg_pl import LitMiniVGG, MiniVGG, weights
 from minivgg_pl.data import CIFAR10_CLASSES
 from minivgg_pl.errors import InputError
+from minivgg_pl.initial_weights import load_initial_weights
 from minivgg_pl.pretrained import FOLDER, SHA256
 from minivgg_pl.synthetic import CLASS_NAMES
-from minivgg_pl.weights import TrainedNetwork, load_initial_weights, load_trained, weights_bytes
+from minivgg_pl.weights import TrainedNetwork, load_trained, weights_bytes
 from tests.test_bad_input import _Evil
 
 IMAGES = torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
