@@ -7,23 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minivgg_pl.data import CIFAR10DataModule
-    from minivgg_pl.image_data import ImageDataModule
-    from minivgg_pl.image_folder import ImageFolderDataModule
-    from minivgg_pl.module import LitMiniVGG
-    from minivgg_pl.network import MiniVGG
-    from minivgg_pl.runs import history
-    from minivgg_pl.torchvision_data import TorchvisionDataModule
+    from minivgg_pl.data.base import ImageDataModule
+    from minivgg_pl.data.cifar10 import CIFAR10DataModule
+    from minivgg_pl.data.image_folder import ImageFolderDataModule
+    from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
+    from minivgg_pl.models.minivgg import MiniVGG
+    from minivgg_pl.runs.folder import history
+    from minivgg_pl.training.module import LitMiniVGG
 
 __version__ = "0.1.0"
 _HOMES = {
-    "CIFAR10DataModule": "data",
-    "ImageDataModule": "image_data",
-    "ImageFolderDataModule": "image_folder",
-    "LitMiniVGG": "module",
-    "MiniVGG": "network",
-    "TorchvisionDataModule": "torchvision_data",
-    "history": "runs",
+    "CIFAR10DataModule": "data.cifar10",
+    "ImageDataModule": "data.base",
+    "ImageFolderDataModule": "data.image_folder",
+    "LitMiniVGG": "training.module",
+    "MiniVGG": "models.minivgg",
+    "TorchvisionDataModule": "data.torchvision_datasets",
+    "history": "runs.folder",
 }
 __all__ = [
     "CIFAR10DataModule",

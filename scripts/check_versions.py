@@ -13,7 +13,7 @@ from pathlib import Path
 # Works from a clone, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from minivgg_pl.command import OneLineArgumentParser
+from minivgg_pl.cli.command import OneLineArgumentParser
 
 Version = tuple[int, ...]
 

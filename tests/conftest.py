@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRAIN = REPOSITORY / "scripts" / "train.py"
+BENCHMARKS = REPOSITORY / "scripts" / "benchmarks"
 SYNTHETIC_SIZE = 200
 needs_onnx_export = pytest.mark.skipif(
     version("torch").startswith("2.6."), reason="torch 2.6 cannot translate batch norm with onnxscript 0.6 and newer"
@@ -26,7 +27,7 @@ needs_onnx_export = pytest.mark.skipif(
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory):
     """A data root that holds the synthetic set of SYNTHETIC_SIZE training images."""
-    from minivgg_pl.synthetic import prepare_synthetic
+    from minivgg_pl.data.synthetic import prepare_synthetic
 
     root = tmp_path_factory.mktemp("data")
     prepare_synthetic(root, train_size=SYNTHETIC_SIZE)
@@ -62,7 +63,7 @@ def run_train(*options, cwd, env=None, check=True):
 @pytest.fixture
 def train_here(tmp_path, monkeypatch):
     """The command in this process, in `tmp_path`: several times quicker, for what needs no process of its own."""
-    from minivgg_pl.command import main
+    from minivgg_pl.cli.command import main
 
     def train_here(*options):
         monkeypatch.chdir(tmp_path)
@@ -74,7 +75,7 @@ def train_here(tmp_path, monkeypatch):
 @pytest.fixture
 def refuse(tmp_path, monkeypatch, capfd, synthetic_options):
     """Run the command in an empty folder, expect a refusal, and return its one line."""
-    from minivgg_pl.command import main
+    from minivgg_pl.cli.command import main
 
     def refuse(*options, synthetic=True):
         folder = tmp_path / "empty"
@@ -100,8 +101,8 @@ def script_here(monkeypatch):
 
     def script_here(name, *options):
         monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
-        monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
-        main = runpy.run_path(str(REPOSITORY / "scripts" / name), run_name="script")["main"]
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        main = runpy.run_path(str(BENCHMARKS / name), run_name="script")["main"]
         try:
             return main()
         except SystemExit as stop:

@@ -7,16 +7,16 @@ import shutil
 import pytest
 from PIL import Image
 
-from minivgg_pl import evaluate, export, predict
-from minivgg_pl.cli import MiniVGGCLI
-from minivgg_pl.command import expand_short_names
-from minivgg_pl.runs import METRIC_COLUMNS
+from minivgg_pl.cli import evaluate, export, predict
+from minivgg_pl.cli.command import expand_short_names
+from minivgg_pl.cli.lightning_cli import MiniVGGCLI
+from minivgg_pl.runs.folder import METRIC_COLUMNS
 from tests.conftest import REPOSITORY, needs_onnx_export
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 SHELL = "\n".join(text for language, text in BLOCKS if language == "bash")
-COMMANDS = re.findall(r"python (scripts/\w+\.py)([^\n&]*)", SHELL)
+COMMANDS = re.findall(r"python (scripts/[\w/]+\.py)([^\n&]*)", SHELL)
 PARSERS = {
     f"scripts/{module.__name__.rpartition('.')[2]}.py": module.parse_arguments for module in (predict, evaluate, export)
 }
@@ -82,8 +82,8 @@ def test_the_python_examples_run(workplace, capsys):
 
 
 def test_every_script_that_can_be_run_is_there_and_explained():
-    runnable = [p.name for p in (REPOSITORY / "scripts").glob("*.py") if "__main__" in p.read_text()]
-    assert {script for script, _ in COMMANDS} == {f"scripts/{name}" for name in runnable}
+    runnable = [p for p in (REPOSITORY / "scripts").rglob("*.py") if "__main__" in p.read_text()]
+    assert {script for script, _ in COMMANDS} == {str(p.relative_to(REPOSITORY)) for p in runnable}
 
 
 def test_every_metrics_column_is_explained():

@@ -1,0 +1,95 @@
+"""`scripts/export.py`: a trained network as a file for other programs."""
+
+from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from minivgg_pl.cli.command import OneLineArgumentParser, guarded
+from minivgg_pl.errors import InputError
+from minivgg_pl.files import check_output, write_whole
+
+ENDINGS = {
+    "onnx": ".onnx",
+    "pt2": ".pt2",
+    "safetensors": ".safetensors",
+    "keras": ".weights.h5",
+    "model-card": ".md",
+}
+
+DESCRIPTION = """\
+Write a trained network as a file for other programs. It takes images (N, 3, 32, 32), float32 in [0, 1]: normalisation,
+where it has one, is inside.
+
+  onnx         ONNX, one file, any batch size, outputs logits and probabilities; checked with onnxruntime
+               (needs: pip install onnx onnxscript onnxruntime)
+  pt2          torch.export program, any batch size; torch.export.load(FILE).module() runs it
+  safetensors  weights and all that is known of them; --weights and MiniVGG.from_pretrained read it
+  keras        weights for the article's model in Keras 3, model.load_weights(FILE) (needs: pip install h5py)
+  model-card   a description in Markdown: what it is, what it takes, how good it is
+  pretrained   for maintainers: make it the weights that come with this package, checksum included
+"""
+EXAMPLES = """\
+examples:
+  export.py wide --to onnx
+  export.py runs/classic/1 --to keras --output classic.weights.h5
+  export.py runs/wide/1 --to safetensors --half
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `scripts/export.py` with `argv` (default: the process's own) and return its exit code."""
+    args = parse_arguments(argv)
+    return guarded(lambda: export(args))
+
+
+def parse_arguments(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    parser = OneLineArgumentParser(
+        prog="export.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
+    parser.add_argument("--to", required=True, choices=[*ENDINGS, "pretrained"], metavar="FORMAT", help="above")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: <variant> with the format's ending, here")
+    parser.add_argument("--half", action="store_true", help="safetensors: keep kernels in float16, half the size")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    args = parser.parse_args(argv)
+    if args.half and args.to != "safetensors":
+        parser.error(f"--half has no effect with --to {args.to}: leave it out")
+    if args.output and args.to == "pretrained":
+        parser.error("--output has no effect with --to pretrained, which has its own place: leave it out")
+    return args
+
+
+def export(args: Namespace) -> int:
+    """Write the file that was asked for and say where it is.
+
+    Raises:
+        InputError: On bad input, or if an ONNX file would not do what the network does.
+    """
+    # Late: importing torch takes a second or two, and the help text and most errors need none of it.
+    from minivgg_pl.weights import export as formats
+    from minivgg_pl.weights import keras_h5 as keras_weights
+    from minivgg_pl.weights import load as weights
+
+    if args.output:
+        check_output("--output", args.output, [ENDINGS[args.to]], args.overwrite)
+    trained = weights.load_trained(args.weights)
+    if args.to == "pretrained":
+        if not args.overwrite:
+            raise InputError("--to pretrained replaces weights of this package: give --overwrite if that is meant")
+        print(f"wrote {weights.ship(trained)} and its checksum")
+        return 0
+    path = args.output or Path(trained.net.options["variant"] + ENDINGS[args.to])
+    check_output("--output", path, [ENDINGS[args.to]], args.overwrite)
+    writers = {
+        "onnx": formats.onnx_bytes,
+        "pt2": formats.program_bytes,
+        "safetensors": lambda trained: weights.weights_bytes(trained, args.half),
+        "keras": lambda trained: keras_weights.keras_bytes(trained.net),
+        "model-card": formats.model_card,
+    }
+    write_whole(path, writers[args.to](trained))
+    print(f"wrote {path} ({path.stat().st_size / 1e3:,.0f} kB)")
+    if args.to == "keras" and (trained.net.options["mean"] or trained.net.options["std"]):
+        print(f"In Keras, put this in front of the article's layers: {keras_weights.normalization(trained.net)}")
+    return 0

@@ -1,0 +1,176 @@
+"""One run of the command: parse, fit, test once, leave summary.json and print the table."""
+
+import logging
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from minivgg_pl.cli.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, NOTHING_TRAINED, fail
+from minivgg_pl.cli.lightning_cli import MiniVGGCLI
+from minivgg_pl.cli.resume import ResumePoint, find_resume_point
+from minivgg_pl.errors import InputError, NonFiniteLossError
+from minivgg_pl.runs import folder as runs
+from minivgg_pl.runs.environment import describe_environment
+from minivgg_pl.training import callbacks
+from minivgg_pl.training.memory import keep_freed_memory
+from minivgg_pl.training.signals import end_at_once
+from minivgg_pl.training.summary import summarize, summary_table
+
+
+def train(argv: list[str], resume_path: str | None = None) -> int:
+    """Parse, fit, test once, write summary.json and print the table.
+
+    Args:
+        argv: Arguments for LightningCLI.
+        resume_path: Run folder or checkpoint to continue, or None.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        InputError: On bad input.
+    """
+    _quiet_known_noise()
+    keep_freed_memory()
+    previous = signal.signal(signal.SIGTERM, end_at_once)
+    try:
+        return _train(argv, resume_path)
+    except SIGTERMException:
+        return fail(NOTHING_TRAINED, EXIT_TERMINATED)
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end_at_once:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _train(argv: list[str], resume_path: str | None) -> int:
+    resume = find_resume_point(Path(resume_path)) if resume_path else None
+    try:
+        cli = MiniVGGCLI([*(resume.arguments() if resume else []), *argv], resume)
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    if resume and resume.is_finished(cli.trainer.max_epochs):
+        print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
+        return 0
+    try:
+        return _fit_and_test(cli, resume)
+    finally:
+        cli.recorder.unlock()
+
+
+def _quiet_known_noise() -> None:
+    """Silence what tells the user nothing; everything else that the libraries say stays."""
+    # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
+    # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # Worker processes lose time here: a batch is one indexing operation.
+    warnings.filterwarnings("ignore", message=r".*does not have many workers")
+    # Under it the weights stay float32, so the size in the summary is right.
+    warnings.filterwarnings("ignore", message=r"Precision bf16-mixed is not supported by the model summary")
+    # Resuming in the run's own folder is what --resume is for.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    # That is what --optimizer is for.
+    warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
+    # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # Advertisements for Lightning's cloud services; how the length of the triangular schedule is found.
+    return not any(words in record.getMessage() for words in ("Tip: ", "to estimate number of stepping batches"))
+
+
+def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
+    start = time.perf_counter()
+    # Now: the files of this code may have changed when the run ends.
+    environment = describe_environment(cli.trainer.strategy.root_device)
+    if cli.lacks_bf16:
+        rank_zero_info("Training in float32: this device does not compute bfloat16 natively.")
+    if cli.config.compile:
+        # In place, and the network alone: the state dict keeps its names (PL#20233), and self.log stays outside.
+        cli.model.net.compile()
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
+        tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        _finish(cli, tested[0] if tested else {}, environment, start)
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        # A callback's package, such as psutil.
+        raise InputError(f"--trainer: {error}") from error
+    except ValueError as error:
+        # Only the loop knows how many batches there are.
+        if "`val_check_interval`" not in str(error):
+            raise
+        raise InputError(f"--trainer: {error}") from error
+    except NonFiniteLossError as error:
+        return _stop(cli, f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
+    except RuntimeError as error:
+        if cli.trainer.world_size == 1 or not _is_lost_connection(error):
+            raise
+        return _stop(cli, f"another process of the run is gone. {_how_to_continue(cli.recorder)}", EXIT_FAILED)
+    except SIGTERMException:
+        return _stop(cli, f"terminated. {_how_to_continue(cli.recorder)}", EXIT_TERMINATED)
+    except (KeyboardInterrupt, SystemExit):
+        # SystemExit is Lightning's answer to Ctrl-C.
+        return _stop(cli, f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
+    return 0
+
+
+def _finish(cli: MiniVGGCLI, results: dict[str, float], environment: dict[str, Any], start: float) -> None:
+    """Write summary.json and print the table; `results` are the test's, empty with --trainer.limit_test_batches 0."""
+    if cli.recorder.folder is None or not cli.trainer.is_global_zero:
+        return
+    summary = summarize(cli.trainer, cli.model, cli.recorder, results)
+    summary |= {
+        "recipe": cli.recipe(),
+        "seed": cli.config.seed_everything,
+        "environment": environment,
+        "wall_seconds_of_this_start": time.perf_counter() - start,
+    }
+    runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
+    print(summary_table(summary))
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    # Gloo has no exception of its own, but names its files.
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+
+
+def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
+    """Say once, not once a process, what ended all of them; return the exit code."""
+    # A second one changes nothing.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The first process gives the code: Lightning would kill that one if it saw another fail.
+    if not cli.trainer.is_global_zero:
+        return 0
+    if isinstance(cli.trainer.strategy.launcher, _SubprocessScriptLauncher):
+        # One that never got as far as to listen.
+        cli.trainer.strategy.launcher.kill(signal.SIGKILL)
+        # Lightning's observer would take their end for a failure, and kill this process too.
+        cli.trainer.strategy.launcher.procs.clear()
+    return fail(message, code)
+
+
+def _last_checkpoint(recorder: callbacks.RunRecorder) -> Path | None:
+    path = recorder.folder and recorder.folder / runs.LAST_CHECKPOINT
+    return path if path and path.exists() else None
+
+
+def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
+    path = _last_checkpoint(recorder)
+    return f"The last good weights: {path}" if path else "No epoch was finished, so there are no weights to keep"
+
+
+def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
+    if recorder.folder is None or not runs.newest_config(recorder.folder):
+        return "Nothing was trained yet"
+    if len(recorder.rows) > 1 and not _last_checkpoint(recorder):
+        return "It kept no checkpoints to go on from"
+    return f"To go on: --resume {recorder.folder}"

@@ -1,0 +1,224 @@
+"""The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
+
+import inspect
+import logging
+import os
+import sys
+from typing import Any, Literal
+
+import yaml
+from jsonargparse.typing import PositiveInt
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from minivgg_pl.cli import validation as checks
+from minivgg_pl.cli.config import PARSER_MODE
+from minivgg_pl.cli.data_options import build_data, import_data_class, named_data_class
+from minivgg_pl.cli.parser import OneLineParser
+from minivgg_pl.cli.recipes import dotted_options, recipe_of
+from minivgg_pl.cli.resume import ResumePoint
+from minivgg_pl.data.base import ImageDataModule, class_path_of
+from minivgg_pl.errors import InputError, check_seed
+from minivgg_pl.models.architectures import ARCHITECTURES
+from minivgg_pl.paths import typed_path
+from minivgg_pl.runs import folder as runs
+from minivgg_pl.training import callbacks
+from minivgg_pl.training import checkpointing as saving
+from minivgg_pl.training.module import LitMiniVGG
+from minivgg_pl.training.precision import choose_precision
+from minivgg_pl.training.signals import TerminateTogether
+from minivgg_pl.training.training_state import check_training_state
+
+TRAINER_DEFAULTS = {
+    "default_root_dir": "runs",
+    "devices": 1,
+    # metrics.csv is written by RunRecorder; a logger given with --trainer.logger runs beside it.
+    "logger": False,
+    # The first epoch's validation comes soon enough.
+    "num_sanity_val_steps": 0,
+}
+
+
+# What cuBLAS reads when it starts, and the value that makes it deterministic.
+CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+
+
+class MiniVGGCLI(LightningCLI):
+    """LightningCLI for LitMiniVGG and CIFAR10DataModule; parses and builds, and leaves training to `train`.
+
+    Args:
+        args: Arguments with every short name replaced by its dotted option.
+        resume: Where a run continues, or None for a new run.
+    """
+
+    def __init__(self, args: list[str], resume: ResumePoint | None = None) -> None:
+        self.resume = resume
+        self.recorder: callbacks.RunRecorder | None = None
+        self.lacks_bf16 = False
+        self.data_class_path = named_data_class(args)
+        super().__init__(
+            LitMiniVGG,
+            ImageDataModule,
+            subclass_mode_data=True,
+            save_config_callback=callbacks.SaveRunConfig,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            parser_class=OneLineParser,
+            parser_kwargs={
+                "parser_mode": PARSER_MODE,
+                "description": "Every option of the mini VGG trainer. The short help: --help",
+            },
+            args=args,
+            run=False,
+            # Off: it would write an `_instantiator` into checkpoints, and loading them would need jsonargparse.
+            load_from_checkpoint_support=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse; LightningCLI's own warns whenever arguments come from anywhere but `sys.argv`."""
+        self.config = parser.parse_args(args)
+        check_seed("--seed_everything", self.config.seed_everything)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that belong to neither the trainer, the model nor the data."""
+        parser.set_defaults({"data": {"class_path": self.data_class_path}})
+        parser.add_argument(
+            "--curves.reference",
+            type=Literal["article"] | None,
+            default=None,
+            help="Whose curve curves.png draws behind the run's own.",
+        )
+        parser.add_argument(
+            "--native_bf16",
+            type=bool,
+            default=False,
+            help="Train in bf16-mixed where the device computes bfloat16 natively; --trainer.precision wins.",
+        )
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=PositiveInt | None,
+            default=None,
+            help="Save checkpoints/last.ckpt after every so many updates too, not at an epoch's end alone.",
+        )
+        parser.add_argument("--compile", type=bool, default=False, help="Whether to torch.compile the network.")
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
+        config = self.config
+        checks.check_sections(config)
+        checks.check_model(config.model)
+        # One to ask what the data are; LightningCLI makes its own later.
+        data = build_data(config.data)
+        checks.fit_model_to_data(config.model, data)
+        if not self.resume:
+            checks.take_normalization(config.model)
+        if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
+            config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
+        checks.check_trainer(config.trainer)
+        checks.check_effects(config.model)
+        checks.check_schedule(config)
+        checks.check_step_checkpoints(config)
+        checks.check_optimizer(config)
+        checks.check_gpus(config.trainer.accelerator, config.trainer.devices)
+        checks.check_config_can_be_kept(self.parser, config)
+        if config.trainer.deterministic:
+            # Before choose_precision starts CUDA.
+            os.environ.setdefault(CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE)
+        if config.native_bf16 and config.trainer.precision is None:
+            config.trainer.precision = choose_precision(config.trainer.accelerator)
+            self.lacks_bf16 = config.trainer.precision == "32-true"
+        if self.resume:
+            self.resume.check_unchanged(self._dotted(config), self.default_options())
+            self.resume.check_data_class(class_path_of(type(data)))
+            data.check_state(self.resume.data_state)
+        base = typed_path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"], runs.DEFAULT_OPTION)
+        name = config.model.variant + data.run_suffix
+        title = f"mini VGG {config.model.variant} on {data.title}"
+        runs.check_base(base / name)
+        self.recorder = callbacks.RunRecorder(base, name, title, self.resume)
+        self.save_config_kwargs = {"recorder": self.recorder}
+        self.trainer_defaults["callbacks"] = self._callbacks(config, data)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer, then make sure of the data: what is wrong with either is said before a run starts."""
+        # What Lightning says of the devices it found stands in summary.json; here it would stand above an error.
+        logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+        level = logger.level
+        workspace = os.environ.get(CUBLAS_WORKSPACE)
+        logger.setLevel(logging.WARNING)
+        try:
+            options = {"enable_progress_bar": _shows_bar(self.config), "plugins": self._plugins()}
+            trainer = super().instantiate_trainer(**options, **kwargs)
+        except (MisconfigurationException, ModuleNotFoundError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"--trainer: {error}") from error
+        finally:
+            logger.setLevel(level)
+        checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule, self.resume)
+        checks.check_monitors(trainer)
+        if self.resume and self.resume.checkpoint:
+            is_own_run = self.resume.config is not None
+            check_training_state(self.resume.checkpoint, trainer, self.model, is_own_run)
+        if workspace:
+            # The Trainer overwrites what the user had set.
+            os.environ[CUBLAS_WORKSPACE] = workspace
+        # Before a run folder is made. A resumed run has weights.
+        self.model.has_initial_weights = self.resume is not None and self.resume.checkpoint is not None
+        self.model.load_initial_weights()
+        rank_zero_only(self.datamodule.prepare_data)()
+        return trainer
+
+    def _plugins(self) -> list[Any]:
+        given = self.config_init.trainer.plugins or []
+        plugins = list(given) if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(saving.WholeCheckpointIO())
+        return plugins
+
+    def recipe(self) -> str | None:
+        """Return the recipe that the options amount to, or None for a mixture of the user's own."""
+        return recipe_of(self._dotted(self.config), self.default_options())
+
+    def default_options(self) -> dict[str, Any]:
+        """Return every option's default by its dotted name, the data's those of the data module in use."""
+        parameters = inspect.signature(import_data_class(self.config.data.class_path)).parameters.values()
+        data = {f"data.{parameter.name}": parameter.default for parameter in parameters}
+        return self._dotted(self.parser.get_defaults()) | data
+
+    def _dotted(self, config: Any) -> dict[str, Any]:
+        # A data module may have options without a default, and defaults alone are then not valid.
+        return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
+
+    def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
+        chosen: list[Callback] = [saving.RandomState(), TerminateTogether()]
+        if _shows_bar(config) and not _has_own_bar(config):
+            chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
+        if config.trainer.fast_dev_run:
+            return chosen
+        chosen += [
+            self.recorder,
+            callbacks.EpochLines(self.recorder),
+            callbacks.CurvePlot(self.recorder, config.model.variant, config.curves.reference, data.val_label),
+            callbacks.TestReport(self.recorder),
+        ]
+        if config.trainer.enable_checkpointing is not False:
+            # The last one last: what it keeps of the other's state is then this epoch's.
+            chosen.append(saving.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
+            chosen.append(saving.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
+            if config.checkpoint_every_n_steps:
+                chosen.append(saving.StepCheckpoint(self.recorder, config.checkpoint_every_n_steps))
+        return chosen
+
+
+def _shows_bar(config: Any) -> bool:
+    """Show a bar on a terminal; a log file gets the line an epoch alone. The user's own choice wins."""
+    choice = config.trainer.enable_progress_bar
+    return sys.stderr.isatty() or _has_own_bar(config) if choice is None else choice
+
+
+def _has_own_bar(config: Any) -> bool:
+    given = config.trainer.callbacks or []
+    return any("ProgressBar" in callback.class_path for callback in (given if isinstance(given, list) else [given]))

@@ -1,0 +1,219 @@
+"""`scripts/predict.py`: pictures in, class names and probabilities out."""
+
+import csv
+import io
+import json
+import sys
+from argparse import Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from minivgg_pl.cli.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail, guarded
+from minivgg_pl.errors import InputError
+from minivgg_pl.files import check_output, write_whole
+from minivgg_pl.weights.pretrained import DEFAULT
+
+if TYPE_CHECKING:
+    from minivgg_pl.weights.load import TrainedNetwork
+
+BATCH_SIZE = 256
+MAX_GRID_PICTURES = 64
+# Pixels a side of a picture on the grid.
+THUMBNAIL_SIZE = 160
+
+DESCRIPTION = """\
+Say what is on pictures: a line for each, the file and its likeliest classes with their probabilities.
+
+A picture of any size and format that Pillow reads is cut to its largest centred square and averaged down to what the
+network takes (32 x 32 pixels). A file that cannot be read is named on stderr and skipped.
+"""
+EXAMPLES = """\
+examples:
+  predict.py cat.jpg
+  predict.py holiday_pictures --output classes.csv --grid classes.png
+  predict.py cat.jpg --weights runs/wide/1 --top 1
+
+exit code: 0 every picture answered, 1 some skipped, 2 bad input or none answered
+"""
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of one picture, the likeliest first, each with its probability in [0, 1]."""
+
+    file: Path
+    classes: list[tuple[str, float]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `scripts/predict.py` with `argv` (default: the process's own) and return its exit code."""
+    args = parse_arguments(argv)
+    return guarded(lambda: predict(args))
+
+
+def parse_arguments(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    parser = OneLineArgumentParser(
+        prog="predict.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="pictures, or folders of them")
+    parser.add_argument(
+        "--weights",
+        default=DEFAULT,
+        metavar="NAME|PATH",
+        help=f"classic, wide, a run folder, .ckpt, .safetensors ({DEFAULT})",
+    )
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (3)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers to a .csv or .json file instead")
+    parser.add_argument(
+        "--grid", type=Path, metavar="FILE.png", help=f"draw the first {MAX_GRID_PICTURES} pictures with their answers"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    args = parser.parse_args(argv)
+    if args.top < 1:
+        parser.error(f"--top {args.top}: give 1 or more")
+    return args
+
+
+def predict(args: Namespace) -> int:
+    """Answer all pictures, print or write the answers, and return the exit code.
+
+    Raises:
+        InputError: On bad input.
+    """
+    check_output("--output", args.output, [".csv", ".json"], args.overwrite)
+    check_output("--grid", args.grid, [".png", ".jpg", ".pdf", ".svg"], args.overwrite)
+    files = find_pictures(args.images)
+    # Late: importing torch takes a second or two, and the help text and most errors need none of it.
+    from minivgg_pl.weights.load import load_trained
+
+    trained = load_trained(args.weights)
+    predictions = list(_answers(trained, files, args.top))
+    if not predictions:
+        return fail("none of the pictures could be read", EXIT_BAD_INPUT)
+    if args.output:
+        write_whole(args.output, as_csv(predictions) if args.output.suffix == ".csv" else as_json(predictions))
+        print(f"wrote {args.output}: {len(predictions):,} pictures")
+    else:
+        _print(as_table if sys.stdout and sys.stdout.isatty() else as_tabbed, predictions)
+    if args.grid:
+        _draw_grid(args.grid, predictions)
+    return EXIT_FAILED if len(predictions) < len(files) else 0
+
+
+def _print(layout: Callable[[Sequence[Prediction]], str], predictions: Sequence[Prediction]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be text, nor need all of it be in the terminal's encoding.
+        is_unicode = sys.stdout.encoding.lower().startswith("utf")
+        sys.stdout.reconfigure(errors="surrogateescape" if is_unicode else "backslashreplace")
+    print(layout(predictions), flush=True)
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """Return the files named, and those in the folders named and below that have a picture's ending, sorted.
+
+    Raises:
+        InputError: If there is nothing at a path, or a folder has no pictures.
+    """
+    from minivgg_pl.data.images import picture_files
+
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = picture_files(path)
+            if not inside:
+                raise InputError(f"{path}: the folder has no pictures; give one that has, or a picture")
+            files += inside
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"{path}: there is no such file or folder; give a picture or a folder of them")
+    return files
+
+
+def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> Iterator[Prediction]:
+    import numpy as np
+    from tqdm import tqdm
+
+    from minivgg_pl.data.images import read_picture
+    from minivgg_pl.evaluation.inference import class_probabilities
+
+    channels, size, _ = trained.net.image_shape
+    top = min(top, len(trained.class_names))
+    # Hidden for a single batch, and where stderr is no terminal.
+    with tqdm(total=len(files), unit=" pictures", disable=None if len(files) > BATCH_SIZE else True) as bar:
+        for start in range(0, len(files), BATCH_SIZE):
+            readable, pixels = [], []
+            for file in files[start : start + BATCH_SIZE]:
+                bar.update()
+                try:
+                    pixels.append(read_picture(file, size, channels))
+                    readable.append(file)
+                except InputError as error:
+                    bar.write(f"skipped: {error}", file=sys.stderr)
+            if not readable:
+                continue
+            best = class_probabilities(trained.net, np.stack(pixels)).topk(top)
+            for file, values, indices in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
+                yield Prediction(file, [(trained.class_names[i], p) for i, p in zip(indices, values, strict=True)])
+
+
+def as_table(predictions: Sequence[Prediction]) -> str:
+    """Return aligned columns for a terminal."""
+    width = max(len(_one_line(prediction.file)) for prediction in predictions)
+    name_width = max(len(name) for prediction in predictions for name, _ in prediction.classes)
+    lines = []
+    for file, classes in predictions:
+        cells = [f"{name:<{name_width}} {probability:6.1%}" for name, probability in classes]
+        lines.append("   ".join([f"{_one_line(file):<{width}}", *cells]))
+    return "\n".join(lines)
+
+
+def as_tabbed(predictions: Sequence[Prediction]) -> str:
+    """Return a line for each picture, tabs between its cells: what other programs read."""
+    rows = ([_one_line(prediction.file), *_cells(prediction)[1:]] for prediction in predictions)
+    return "\n".join("\t".join(row) for row in rows)
+
+
+def as_csv(predictions: Sequence[Prediction]) -> str:
+    """Return a table with a header: file, class_1, probability_1, and so on."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    numbers = range(1, len(predictions[0].classes) + 1)
+    writer.writerow(["file", *(f"{what}_{number}" for number in numbers for what in ("class", "probability"))])
+    writer.writerows(_cells(prediction) for prediction in predictions)
+    return text.getvalue()
+
+
+def as_json(predictions: Sequence[Prediction]) -> str:
+    """Return a list of `{"file": ..., "predictions": [{"class": ..., "probability": ...}, ...]}`."""
+    content = [
+        {"file": str(file), "predictions": [{"class": name, "probability": p} for name, p in classes]}
+        for file, classes in predictions
+    ]
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _one_line(file: Path) -> str:
+    """Return the file's name with what would break a line or a column written out."""
+    return str(file).translate({ord(letter): repr(letter)[1:-1] for letter in "\t\n\r"})
+
+
+def _cells(prediction: Prediction) -> list[str]:
+    return [
+        str(prediction.file),
+        *(cell for name, probability in prediction.classes for cell in (name, f"{probability:.6f}")),
+    ]
+
+
+def _draw_grid(path: Path, predictions: Sequence[Prediction]) -> None:
+    from minivgg_pl.data.images import read_picture
+    from minivgg_pl.plots.gallery import draw_gallery
+
+    shown = predictions[:MAX_GRID_PICTURES]
+    pictures = [read_picture(file, THUMBNAIL_SIZE) for file, _ in shown]
+    captions = [f"{file.name}\n{classes[0][0]} {classes[0][1]:.1%}" for file, classes in shown]
+    draw_gallery(pictures, captions, path)
+    which = f"the first {len(shown)} of " if len(shown) < len(predictions) else ""
+    # Beside the answers, which other programs may read.
+    print(f"wrote {path}: {which}{len(predictions):,} pictures", file=sys.stderr)

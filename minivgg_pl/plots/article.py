@@ -1,0 +1,34 @@
+"""The article's own results, epoch by epoch, to draw and compare with. Standard library only.
+
+Source: Rashida Nasrin Sucky, "Complete Implementation of a Mini VGG Network for Image Recognition", Towards Data
+Science, 27 February 2023. Two things to know before comparing: its "validation" set is CIFAR-10's test set, and its
+train columns are running averages over the epoch, measured with dropout on while the weights still move.
+"""
+
+import csv
+from importlib import resources
+
+from minivgg_pl.models.architectures import ARCHITECTURES
+
+
+def article_rows(variant: str) -> list[dict[str, float]]:
+    """Return what the article reports for one network, one row per epoch.
+
+    Args:
+        variant: `"classic"` (10 epochs) or `"wide"` (20 epochs).
+
+    Returns:
+        Rows with `epoch` (int, from 1), `train_loss` and `val_loss` (mean cross-entropy in nats), `train_acc` and
+        `val_acc` (share in [0, 1]), in epoch order.
+
+    Raises:
+        ValueError: On a variant that the article does not have.
+    """
+    if variant not in ARCHITECTURES:
+        raise ValueError(f"the article has no network {variant!r}: choose one of {', '.join(ARCHITECTURES)}")
+    table = resources.files("minivgg_pl.plots").joinpath(f"article_{variant}.csv")
+    with table.open(encoding="utf-8", newline="") as file:
+        return [
+            {**{name: float(value) for name, value in row.items()}, "epoch": int(row["epoch"])}
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,59 @@
+"""A figure made and saved: what every picture of this project shares.
+
+Matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
+"""
+
+import io
+import textwrap
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from minivgg_pl.files import write_whole
+
+# Twice the width of a README column, so that text stays crisp on a high-density screen.
+DPI = 240
+TITLE_SIZE = 12
+# Letters of a title in an inch of width, in Matplotlib's own font; measured, with some to spare.
+TITLE_LETTERS_PER_INCH = 10
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of `width` x `height` inches whose parts find their own places."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def title_lines(width: float, title: str) -> list[str]:
+    """Return the lines that a title takes above a figure of `width` inches."""
+    return textwrap.wrap(title, int(width * TITLE_LETTERS_PER_INCH))
+
+
+def draw_title(figure: Figure, title: str) -> None:
+    """Write the title above all parts of the figure, in as many lines as its width asks for."""
+    figure.suptitle(as_text("\n".join(title_lines(figure.get_figwidth(), title))), fontsize=TITLE_SIZE)
+
+
+def as_text(text: str) -> str:
+    """Return what Matplotlib draws as `text`: dollars are not mathematics, and a file's name need not be Unicode."""
+    return text.encode(errors="replace").decode().replace("$", r"\$")
+
+
+def new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes under a title, open at the top and on the right."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    draw_title(figure, title)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure to `path`, whose suffix names the format."""
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:] or "png")
+    write_whole(path, content.getvalue())

@@ -1,0 +1,76 @@
+"""Batch norm's statistics, measured anew the way the network is used: with dropout off."""
+
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from minivgg_pl.data.loader import EpochShuffler
+
+
+class FirstImages:
+    """An epoch's first training images, as the network got them, to measure the statistics on.
+
+    Args:
+        least: How many to keep at least, as whole batches; with 0 none.
+    """
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+        self.batches: list[Tensor] = []
+
+    def keep(self, images: Tensor, batch_idx: int, module: LightningModule) -> None:
+        """Keep the images `(B, C, H, W)` of batch `batch_idx`, counted from 0, unless there are enough."""
+        if self.least and batch_idx and not self.batches:
+            self._read_again(batch_idx, images.device, module.trainer)
+        if sum(map(len, self.batches)) < self.least:
+            self.batches.append(images)
+
+    def _read_again(self, number: int, device: torch.device, trainer: Trainer) -> None:
+        """Make up for the `number` batches that passed before the run was resumed, in the middle of an epoch."""
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if isinstance(sampler, EpochShuffler):
+            for images, _ in sampler.earlier_batches(number):
+                if sum(map(len, self.batches)) < self.least:
+                    self.batches.append(images.to(device))
+
+
+@torch.no_grad()
+def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running mean and variance of each batch norm in `net` by their averages over `batches`.
+
+    Dropout raises the variance of what follows it, and running averages are taken while it is on: the statistics are
+    then wrong for the network as it is used (Li et al., "Understanding the Disharmony between Dropout and Batch
+    Normalization by Variance Shift", arXiv:1801.05134). Weights and modes stay as they are.
+
+    Args:
+        net: The network, in any mode.
+        batches: Images `(B, 3, 32, 32)` of the training set, at least one batch of two or more.
+    """
+    modes = {module: module.training for module in net.modules()}
+    norms = _batch_norms(net)
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over all batches
+    for images in batches:
+        net(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, mode in modes.items():
+        module.training = mode
+
+
+def average_over_devices(net: nn.Module, module: LightningModule) -> None:
+    """Give every device the mean of all devices' statistics."""
+    for norm in _batch_norms(net):
+        for statistic in (norm.running_mean, norm.running_var):
+            statistic.copy_(module.trainer.strategy.reduce(statistic, reduce_op="mean"))
+
+
+def _batch_norms(net: nn.Module) -> list[_BatchNorm]:
+    return [module for module in net.modules() if isinstance(module, _BatchNorm)]

@@ -1,0 +1,243 @@
+"""LitMiniVGG, the system: loss, metrics, optimizer and schedule around the network."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.nn import functional
+
+from minivgg_pl.errors import NonFiniteLossError
+from minivgg_pl.evaluation.class_metrics import class_metrics
+from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
+from minivgg_pl.training.batch_norm import FirstImages, average_over_devices, measure_statistics
+from minivgg_pl.training.hyperparameters import check_hyperparameters
+from minivgg_pl.training.metrics import EpochTotals
+from minivgg_pl.training.optim import make_optimizer, make_schedule
+from minivgg_pl.weights.init_from import load_initial_weights
+
+# On a GPU, reading the loss waits for it, and several devices wait for each other: look for NaN this often (batches).
+FINITE_CHECK_INTERVAL = 50
+
+
+def ends_epoch(trainer: Trainer) -> bool:
+    """Tell, after a training batch, whether it was the epoch's last: of the data, or because the trainer stops."""
+    stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return trainer.is_last_batch or trainer.global_step == trainer.max_steps or stops
+
+
+class LitMiniVGG(LightningModule):
+    """A mini VGG and how it is trained: by default as in the article, SGD and a rate that falls every batch.
+
+    Batches are `(images, targets)`: images `(N, C, H, W)` float in [0, 1], 3x32x32 by default, targets
+    `(N, num_classes)` float class probabilities, one-hot in this package's data modules. Logs train_loss, train_acc,
+    val_loss, val_acc, test_loss and test_acc once an epoch; the train columns are averages over the epoch with dropout
+    on, as Keras prints them.
+
+    Args:
+        variant: Which of the article's two networks: `classic` or `wide`.
+        num_classes: Number of classes.
+        dense_units: Width of the hidden dense layer; default: the variant's own, 512 or 256. 300 with `wide` gives
+            the network of the article's listing.
+        mean: Per-channel mean in [0, 1] that the network subtracts from its input; default: none, as in the article.
+        std: Per-channel standard deviation that the network divides by; default: none, as in the article.
+        optimizer: `sgd`, or `muon`: orthogonalised momentum for the kernels of the convolutions and of the hidden
+            dense layer, AdamW for all other parameters.
+        lr: Learning rate: the first batch's under the `decay` schedule, the peak of the `triangular` one. With `muon`,
+            the size of a kernel's update relative to the kernel.
+        momentum: Momentum of SGD or Muon, in [0, 1).
+        nesterov: Whether SGD's momentum is Nesterov's; Muon's always is.
+        adamw_lr: With `muon`: AdamW's learning rate, on the same schedule.
+        schedule: `decay`, or `triangular`: up in a straight line from 0 to `lr`, and down to 0 at the last batch.
+        lr_decay: With `decay`, Keras' legacy option of that name: before update t, counted from 0, the rate is
+            lr / (1 + lr_decay * t). The article's is 0.01 / 40.
+        warmup: With `triangular`: share of all updates before the peak, in [0, 1).
+        label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
+            test losses are never smoothed.
+        dropout_samples: How many dropout masks each image's features pass in a training step, from the last block's
+            dropout on; the loss is the mean over them (see `MiniVGG.forward`). Default: 1, as everywhere.
+        batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
+        init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
+            natural images, the others by passing on what they get (see `initialization`).
+        batch_norm_images: How many of an epoch's first images to keep (12 kB each at 32x32 pixels) and to measure batch
+            norm's statistics on, with dropout off, after its last update; default: 0, which keeps the running averages
+            taken with dropout on, as Keras.
+        image_size: Height and width of the images in pixels, a multiple of 4.
+        in_channels: Channels of the images: 3 for colour, 1 for grey.
+        init_from: Trained weights to start from in place of `init`: `classic`, `wide`, a run folder, a `.ckpt` or
+            `.safetensors` file of this project, or a Keras `.weights.h5` of the article's model. A classifier for
+            another number of classes starts anew. Read when a fit begins, and not when one is resumed.
+
+    Raises:
+        ValueError: On a value out of range; an InputError when the weights to start from cannot be read.
+        NonFiniteLossError: While training, when the loss is NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        variant: Literal["classic", "wide"] = "classic",
+        num_classes: int = 10,
+        dense_units: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        optimizer: Literal["sgd", "muon"] = "sgd",
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        adamw_lr: float = 0.002,
+        schedule: Literal["decay", "triangular"] = "decay",
+        lr_decay: float = 0.01 / 40,
+        warmup: float = 0.2,
+        label_smoothing: float = 0.0,
+        dropout_samples: int = 1,
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+        init: Literal["glorot", "whitened"] = "glorot",
+        batch_norm_images: int = 0,
+        image_size: int = IMAGE_SIZE,
+        in_channels: int = IMAGE_CHANNELS,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        # Checkpoints hold plain types alone: a path in one could not be read back.
+        init_from = None if init_from is None else str(init_from)
+        self.save_hyperparameters()
+        check_hyperparameters(self.hparams)
+        net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
+        # channels_last only orders the bytes in memory; state dict and results stay those of the plain layout.
+        self.net = net.to(memory_format=torch.channels_last)
+        self.example_input_array = torch.zeros(2, *net.image_shape)
+        self.train_totals = EpochTotals()
+        self._first_step = 0
+        self.has_initial_weights = False
+        self._first_images = FirstImages(batch_norm_images)
+        self.eval_totals = EpochTotals()
+        self.class_metrics = class_metrics(num_classes)
+        self.class_report: dict[str, Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1]."""
+        return self.net(images)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Inside an epoch: what it has summed up so far, a row `(4,)` for each device.
+        totals = self.train_totals
+        sums = None if totals.is_empty else self.all_gather(totals.sums).reshape(-1, len(totals.sums))
+        checkpoint["epoch_so_far"] = {"sums": sums, "first_step": self._first_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.has_initial_weights = True
+        so_far = checkpoint.get("epoch_so_far", {})
+        self._first_step = so_far.get("first_step", 0)
+        if so_far.get("sums") is not None:
+            for own in torch.atleast_2d(so_far["sums"])[self.global_rank : self.global_rank + 1]:
+                self.train_totals.restore(own)
+
+    def on_fit_start(self) -> None:
+        # After a checkpoint, if any, was restored.
+        self.load_initial_weights()
+
+    def load_initial_weights(self) -> None:
+        """Load the weights that `init_from` names, if any, unless there are some already: theirs, or a checkpoint's.
+
+        Raises:
+            InputError: If they cannot be read, or are of another network.
+        """
+        if self.hparams.init_from and not self.has_initial_weights:
+            load_initial_weights(self.net, self.hparams.init_from)
+        self.has_initial_weights = True
+
+    def on_train_epoch_start(self) -> None:
+        self.train_totals.reset()
+        self._first_images.batches.clear()
+        self._first_step = self.trainer.global_step
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Return the batch's mean cross-entropy `()`."""
+        images, targets = batch
+        self._first_images.keep(images, batch_idx, self)
+        logits = self.net(images, self.hparams.dropout_samples)
+        targets = targets.repeat(self.hparams.dropout_samples, 1)
+        loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
+        self.train_totals.update(loss, logits, targets)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        is_last = ends_epoch(self.trainer)
+        if is_last and self.hparams.batch_norm_images:
+            self._measure_batch_norm()
+        is_cheap = self.device.type == "cpu" and self.trainer.world_size == 1
+        if is_last or is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0:
+            self._check_finite()
+        if is_last:
+            # Here, and not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
+            self._log_epoch("train", self.train_totals)
+
+    def _measure_batch_norm(self) -> None:
+        with self.trainer.precision_plugin.forward_context():
+            measure_statistics(self.net, self._first_images.batches)
+        average_over_devices(self.net, self)
+
+    def _check_finite(self) -> None:
+        first_bad = self.train_totals.first_bad_batch(self)
+        if first_bad is not None:
+            step = self._first_step + first_bad // self.trainer.accumulate_grad_batches + 1
+            raise NonFiniteLossError("training", self.current_epoch + 1, step)
+
+    def on_validation_epoch_start(self) -> None:
+        self.eval_totals.reset()
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Add the batch to the epoch's totals."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
+        if self.trainer.state.fn == TrainerFn.FITTING and self.eval_totals.first_bad_batch(self) is not None:
+            raise NonFiniteLossError("validation", self.current_epoch + 1, self.trainer.global_step)
+        self._log_epoch("val", self.eval_totals)
+
+    def on_test_epoch_start(self) -> None:
+        self.eval_totals.reset()
+        self.class_metrics.reset()
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Add the batch to the epoch's totals and to the per-class report."""
+        logits, targets = self._evaluate(batch)
+        self.class_metrics.update(logits.argmax(dim=1), targets.argmax(dim=1))
+
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test", self.eval_totals)
+        self.class_report = {name: value.cpu() for name, value in self.class_metrics.compute().items()}
+
+    def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Return class probabilities `(N, num_classes)` for `(images, targets)` or for images alone."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return self.net(images).softmax(dim=1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return the optimizer and its schedule, which is stepped after every update."""
+        optimizer = make_optimizer(self.net, self.hparams, bool(self._trainer and self._trainer.gradient_clip_val))
+        schedule = make_schedule(optimizer, self.hparams, self._num_updates)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _num_updates(self) -> int:
+        """Return how many updates the whole run makes: what the triangular schedule spans."""
+        return self.trainer.estimated_stepping_batches
+
+    def _evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        images, targets = batch
+        logits = self.net(images)
+        self.eval_totals.update(functional.cross_entropy(logits, targets), logits, targets)
+        return logits, targets
+
+    def _log_epoch(self, stage: str, totals: EpochTotals) -> None:
+        values = totals.compute_and_reset(self)
+        metrics = {f"{stage}_{name}": value for name, value in values.items()}
+        # The totals are already those of all devices; sync_dist only averages equal values.
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+
+HYPERPARAMETER_DEFAULTS = {name: p.default for name, p in inspect.signature(LitMiniVGG).parameters.items()}

@@ -1,0 +1,179 @@
+"""Optimizers and schedules: the article's SGD and decay, and MuonAdamW with a triangular schedule."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from minivgg_pl.models.minivgg import MiniVGG
+
+# Coefficients of the Newton-Schulz quintic, as in torch.optim.Muon (torch/optim/_muon.py, DEFAULT_A to DEFAULT_C).
+# They push small singular values up fast and leave all of them between about 0.7 and 1.2, which is enough for a step.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+# Three, as in airbench's CIFAR-10 speed record (github.com/KellerJordan/cifar10-airbench, airbench94_muon.py).
+NEWTON_SCHULZ_STEPS = 3
+EPS = 1e-7
+
+
+def make_optimizer(net: MiniVGG, hparams: Any, clips_gradients: bool = False) -> torch.optim.Optimizer:
+    """Return the optimizer that `hparams`, those of LitMiniVGG, ask for.
+
+    On a CPU SGD passes over the weights once and not four times (`fused`), unless Lightning is to clip gradients, which
+    it refuses for fused optimizers under mixed precision.
+
+    PyTorch's SGD keeps the rate outside the momentum buffer and Keras' inside. With the article's decay the two paths
+    part only as far as the rate changes within the momentum's memory of about ten batches: 0.025 % a batch.
+    """
+    if hparams.optimizer == "sgd":
+        # None is torch's own choice: on a GPU all weights at once.
+        fused = True if not clips_gradients and next(net.parameters()).device.type == "cpu" else None
+        momentum = {"momentum": hparams.momentum, "nesterov": hparams.nesterov}
+        return torch.optim.SGD(net.parameters(), lr=hparams.lr, **momentum, fused=fused)
+    kernels = [p for name, p in net.named_parameters() if p.ndim > 1 and not name.startswith("classifier.")]
+    chosen = set(map(id, kernels))
+    others = [p for p in net.parameters() if id(p) not in chosen]
+    return MuonAdamW(kernels, others, lr=hparams.lr, momentum=hparams.momentum, adamw_lr=hparams.adamw_lr)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, hparams: Any, num_updates: Callable[[], int]) -> LambdaLR:
+    """Return the schedule that `hparams` ask for, to be stepped after every update.
+
+    Args:
+        optimizer: Whose groups' rates are scaled.
+        hparams: Those of LitMiniVGG.
+        num_updates: Tells how many updates the run makes in all; asked only by the triangular schedule.
+    """
+    if hparams.schedule == "decay":
+        return LambdaLR(optimizer, lambda step: 1 / (1 + hparams.lr_decay * step))
+    total = num_updates()
+    if not 0 < total < math.inf:
+        raise ValueError("schedule triangular needs the number of updates: give the Trainer max_steps")
+    peak = min(round(hparams.warmup * total), total - 1)
+    return LambdaLR(optimizer, lambda step: triangle(step, peak, total))
+
+
+def triangle(step: int, peak: int, total: int) -> float:
+    """Return the share of the peak rate at update `step`, counted from 0, of `total`: up until `peak`, then down.
+
+    Neither the first nor the last update's rate is 0, which would waste it; beyond the last it stays 0.
+    """
+    if step < peak:
+        return (step + 1) / (peak + 1)
+    return max(0.0, (total - step) / (total - peak))
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon on matrices and convolution kernels, torch's own AdamW on the rest.
+
+    Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/) replaces a kernel's Nesterov momentum by the
+    nearest matrix whose singular values are all about 1. Before each update a kernel is scaled to the norm
+    sqrt(out_channels); followed by batch norm, its norm hardly matters (not at all while its bias is 0). So `lr` is
+    the size of an update relative to the kernel, and needs no weight decay beside it.
+
+    `torch.optim.Muon` is not used: it takes no convolution kernels, keeps the norm free, and always iterates in
+    bfloat16, which a processor without it emulates.
+
+    Args:
+        kernels: Parameters of two or more dimensions, the first of them the outputs; `(O, I, 3, 3)` counts as the
+            matrix `(O, I * 9)`.
+        others: Parameters for AdamW.
+        lr: Size of a kernel's update, relative to the kernel.
+        momentum: Muon's Nesterov momentum in [0, 1).
+        adamw_lr: AdamW's learning rate.
+        weight_decay: AdamW's weight decay; kernels have none.
+
+    Raises:
+        ValueError: If a kernel has fewer than two dimensions.
+    """
+
+    def __init__(
+        self,
+        kernels: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
+        lr: float = 0.05,
+        momentum: float = 0.6,
+        adamw_lr: float = 0.002,
+        weight_decay: float = 0.0,
+    ) -> None:
+        kernels = list(kernels)
+        for kernel in kernels:
+            if kernel.ndim < 2:
+                raise ValueError(f"a kernel has shape {tuple(kernel.shape)}: Muon needs two or more dimensions")
+        adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=weight_decay, foreach=True)
+        muon_group = {"params": kernels, "lr": lr, "momentum": momentum}
+        super().__init__([muon_group, *adamw.param_groups], {})
+        self._share_with_adamw()
+
+    def _share_with_adamw(self) -> None:
+        """Let AdamW work on this optimizer's own groups and state, so that schedules and checkpoints see one."""
+        self._adamw = torch.optim.AdamW(self.param_groups[1:])
+        self._adamw.state = self.state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # What load_state_dict, copy and pickle end with.
+        super().__setstate__(state)
+        self._share_with_adamw()
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update every parameter that has a gradient; return what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        group = self.param_groups[0]
+        for kernel in group["params"]:
+            if kernel.grad is not None:
+                self._update_kernel(kernel, group["lr"], group["momentum"])
+        self._adamw.step()
+        return loss
+
+    @torch.no_grad()
+    def _update_kernel(self, kernel: nn.Parameter, lr: float, momentum: float) -> None:
+        state = self.state[kernel]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(kernel)
+        buffer = state["momentum_buffer"].mul_(momentum).add_(kernel.grad)
+        direction = kernel.grad.add(buffer, alpha=momentum)
+        # Each kernel is one matrix, a row for each output. (O, H, W, I) is how channels_last lies in memory: a view.
+        matrix = _outputs_first(direction)
+        update = orthogonalize(matrix)
+        kernel.mul_(len(kernel) ** 0.5 / kernel.norm().clamp(min=EPS))
+        _outputs_first(kernel).sub_(update, alpha=lr)
+
+
+def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+    """Bring all singular values of `matrix` near 1, by Newton-Schulz iterations.
+
+    The iterations run on the small Gram matrix alone: every iterate is a polynomial of it times `matrix`, so the
+    large product is done twice in all and not twice an iteration.
+
+    Args:
+        matrix: `(M, N)` float.
+        steps: Iterations.
+
+    Returns:
+        `(M, N)`, of the same type.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalize(matrix.T, steps).T
+    a, b, c = NEWTON_SCHULZ
+    matrix = matrix / matrix.norm().clamp(min=EPS)
+    gram = matrix @ matrix.T  # (M, M)
+    product = None
+    for step in range(steps):
+        # a * I + b * gram + c * gram²
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product = factor if product is None else factor @ product
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    return product @ matrix
+
+
+def _outputs_first(tensor: Tensor) -> Tensor:
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).flatten(1)
+    return tensor.flatten(1)

@@ -1,0 +1,109 @@
+"""The front door: help, short names, conflicts."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minivgg_pl.cli.command import expand_short_names, help_text
+from minivgg_pl.cli.recipes import recipe_path
+from minivgg_pl.errors import InputError
+from tests.conftest import TRAIN
+
+
+def test_help_fits_on_a_screen_and_gives_three_examples():
+    lines = help_text().splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 120
+    examples = lines[lines.index("examples:") + 1 :]
+    assert len(examples) == 3
+    assert all(line.startswith("  train.py ") for line in examples)
+
+
+def test_help_answers_in_two_seconds_without_importing_torch():
+    def ask():
+        start = time.perf_counter()
+        command = [sys.executable, "-X", "importtime", str(TRAIN), "--help"]
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+        return time.perf_counter() - start, process
+
+    # The best of three: this is about the command, not about what else the machine does.
+    answers = [ask() for _ in range(3)]
+    assert min(seconds for seconds, _ in answers) < 2
+    process = answers[0][1]
+    assert process.stdout == help_text()
+    assert "| torch" not in process.stderr.replace("  ", "")
+
+
+def test_help_names_the_defaults_that_the_code_has():
+    from minivgg_pl.cli.lightning_cli import TRAINER_DEFAULTS, MiniVGGCLI
+
+    cli_defaults = _defaults(MiniVGGCLI)
+    text = help_text()
+    named = re.findall(r"--((?:data|model|trainer|seed)[\w.]*) .*?\(default: ([^);,]+)\)", text)
+    assert len(named) >= 7
+    for option, default in named:
+        if option != "model.dense_units":
+            assert str(cli_defaults[option]) == default, option
+    assert TRAINER_DEFAULTS["default_root_dir"] == "runs"
+    assert "10 for classic, 20 for wide" in text
+    assert "2,171,178" in text
+
+
+def _defaults(cli_class):
+    class ParserOnly(cli_class):
+        def instantiate_classes(self):
+            self.defaults = self.default_options()
+
+    return ParserOnly(args=["--data.dataset=synthetic"]).defaults
+
+
+@pytest.mark.parametrize(
+    ("typed", "expanded"),
+    [
+        (["--variant", "wide"], ["--model.variant=wide"]),
+        (["--variant=wide"], ["--model.variant=wide"]),
+        (["--gpus", "0"], ["--trainer.accelerator=cpu", "--trainer.devices=1"]),
+        (["--gpus", "2"], ["--trainer.accelerator=gpu", "--trainer.devices=2"]),
+        (["--epochs", "3", "--data.root", "x"], ["--trainer.max_epochs=3", "--data.root", "x"]),
+        (["--help.full"], ["--help"]),
+        (["--compile", "--epochs=3"], ["--compile=true", "--trainer.max_epochs=3"]),
+        (["--compile=false"], ["--compile=false"]),
+        (["--variant", "wide", "--model.variant", "wide"], ["--model.variant=wide", "--model.variant", "wide"]),
+        (
+            ["--gpus=1", "--trainer.accelerator=cuda"],
+            ["--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.accelerator=cuda"],
+        ),
+    ],
+)
+def test_short_names_stand_for_dotted_options(typed, expanded):
+    assert expand_short_names(typed) == (expanded, None)
+
+
+def test_a_recipe_comes_first_wherever_it_was_typed():
+    expanded, _ = expand_short_names(["--model.lr", "0.1", "--config", "mine.yaml", "--recipe", "modern"])
+    assert expanded == [f"--config={recipe_path('modern')}", "--model.lr", "0.1", "--config", "mine.yaml"]
+
+
+def test_resume_is_taken_out():
+    assert expand_short_names(["--resume", "runs/classic/1", "--epochs=4"]) == (
+        ["--trainer.max_epochs=4"],
+        "runs/classic/1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--variant", "wide", "--model.variant", "classic"], "--variant wide and --model.variant classic contradict"),
+        (["--model.variant=classic", "--variant=wide"], "--variant wide and --model.variant classic contradict"),
+        (["--epochs", "3", "--trainer.max_epochs=4"], "--epochs 3 and --trainer.max_epochs 4 contradict"),
+        (["--gpus", "0", "--trainer.accelerator", "gpu"], "--gpus 0 and --trainer.accelerator gpu contradict"),
+        (["--gpus", "2", "--trainer.devices", "1"], "--gpus 2 and --trainer.devices 1 contradict"),
+    ],
+)
+def test_two_spellings_with_different_values_are_refused(typed, message):
+    with pytest.raises(InputError, match=message):
+        expand_short_names(typed)

@@ -1,0 +1,170 @@
+"""The recipes: what they hold, what overrides them, and that they train and go on as the article's does."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from minivgg_pl.cli.command import expand_short_names
+from minivgg_pl.cli.lightning_cli import MiniVGGCLI
+from minivgg_pl.cli.recipes import RECIPES, recipe_of, recipe_options, recipe_path
+from minivgg_pl.cli.validation import check_effects
+from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
+from minivgg_pl.models.minivgg import MiniVGG
+from minivgg_pl.training.module import LitMiniVGG
+from minivgg_pl.weights.load import TrainedNetwork, load_trained, weights_bytes
+from tests.cli.test_train import KILLER, assert_same_tensors, checkpoint, metrics, without_times
+from tests.conftest import run_train
+
+
+class ParserOnly(MiniVGGCLI):
+    """Parses, and builds nothing."""
+
+    def before_instantiate_classes(self):
+        pass
+
+    def instantiate_classes(self):
+        pass
+
+
+def parse(*words):
+    return ParserOnly(expand_short_names(["--data.dataset=synthetic", *words])[0])
+
+
+def test_every_recipe_is_in_the_folder():
+    assert sorted(path.stem for path in recipe_path("modern").parent.glob("*.yaml")) == sorted(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_parses_as_a_config_and_is_recognised(name):
+    assert parse("--config", str(recipe_path(name))).recipe() == name
+    assert parse("--recipe", name).recipe() == name
+
+
+@pytest.mark.parametrize("name", ["modern", "speedrun"])
+def test_a_recipe_holds_only_differences(name):
+    defaults = recipe_defaults()
+    for option, value in recipe_options(name).items():
+        assert defaults[option] != value, option
+
+
+def test_speedrun_is_modern_in_fewer_epochs():
+    speedrun = recipe_options("speedrun")
+    assert speedrun.pop("trainer.max_epochs") < 10
+    assert speedrun == recipe_options("modern")
+
+
+def test_modern_gives_each_lines_reason():
+    lines = recipe_path("modern").read_text().splitlines()
+    settings = [number for number, line in enumerate(lines) if re.match(r"\s*\w+: \S", line)]
+    assert len(settings) == len(recipe_options("modern"))
+    for number in settings:
+        assert "#" in lines[number] or lines[number - 1].lstrip().startswith("#"), lines[number]
+
+
+def recipe_defaults():
+    return parse().default_options()
+
+
+def test_the_article_recipe_is_the_default():
+    defaults = recipe_defaults()
+    assert recipe_options("article").items() <= defaults.items()
+    assert recipe_of(defaults, defaults) == "article"
+
+
+def test_typed_options_win_over_the_recipe_wherever_they_stand():
+    for words in (["--recipe", "modern", "--model.lr=0.07"], ["--model.lr=0.07", "--recipe", "modern"]):
+        cli = parse(*words)
+        assert cli.config.model.lr == 0.07
+        assert cli.config.model.optimizer == "muon"
+        assert cli.recipe() is None
+
+
+def test_epochs_device_and_precision_make_no_other_recipe():
+    assert parse("--recipe=modern", "--epochs=4", "--gpus=0", "--trainer.precision=32-true").recipe() == "modern"
+
+
+def test_the_articles_optimizer_can_replace_the_recipes():
+    cli = parse("--recipe=modern", "--model.optimizer=sgd", "--model.lr=0.01")
+    check_effects(cli.config.model)
+    assert cli.recipe() is None
+
+
+@pytest.mark.parametrize("option", ["--model.nesterov=false", "--model.lr_decay=0"])
+def test_an_option_that_no_recipe_names_makes_no_recipe(option):
+    assert parse(option).recipe() is None
+
+
+def test_a_triangular_run_keeps_its_number_of_updates(modern_run, train_here, capfd):
+    assert train_here("--resume", modern_run[0], "--epochs=5", "--data.batch_size=50") == 2
+    assert "data.batch_size was 40 and cannot become 50" in capfd.readouterr().err
+
+
+def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_options, train_here, capfd):
+    assert train_here(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.overfit_batches=1") == 0
+
+
+def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_its_name(
+    synthetic_options, tmp_path, train_here, capfd
+):
+    start = MiniVGG("wide", num_classes=10, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]).eval()
+    (tmp_path / "start.safetensors").write_bytes(weights_bytes(TrainedNetwork(start, list(CIFAR10_CLASSES))))
+    options = ["--recipe=modern", "--variant=wide", "--epochs=1", "--model.init_from=start.safetensors"]
+    assert train_here(*synthetic_options, *options) == 0
+    folder = tmp_path / "runs" / "wide-synthetic" / "1"
+    assert json.loads((folder / "summary.json").read_text())["recipe"] == "modern"
+    assert "recipe       modern, from start.safetensors" in capfd.readouterr().out
+    assert load_trained(folder).net.options["mean"] == [0.5, 0.4, 0.3]
+
+
+def test_another_optimizer_makes_no_recipe(synthetic_options):
+    assert parse("--optimizer=AdamW").recipe() is None
+
+
+def test_another_optimizer_replaces_the_recipes(synthetic_options, tmp_path, train_here, capfd):
+    assert train_here(*synthetic_options, "--recipe=modern", "--optimizer=AdamW", "--epochs=1") == 0
+    assert json.loads((tmp_path / "runs/classic-synthetic/1/summary.json").read_text())["recipe"] is None
+    assert "recipe       your own" in capfd.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def modern_run(tmp_path_factory, synthetic_options):
+    folder = tmp_path_factory.mktemp("modern")
+    process = run_train(*synthetic_options, "--recipe=modern", "--data.batch_size=40", "--epochs=3", cwd=folder)
+    return folder / "runs" / "classic-synthetic" / "1", process
+
+
+def test_bf16_where_it_is_native_and_else_float32_which_is_said(modern_run):
+    folder, process = modern_run
+    flags = Path("/proc/cpuinfo").read_text().split()
+    native = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert json.loads((folder / "summary.json").read_text())["precision"] == ("bf16-mixed" if native else "32-true")
+    assert ("does not compute bfloat16 natively" in process.stderr) is not bool(native)
+
+
+@pytest.mark.slow
+def test_a_killed_modern_run_goes_on_bit_for_bit(modern_run, synthetic_options, tmp_path):
+    """Muon's and AdamW's state, the flips and shifts, and the schedule: all come back."""
+    (tmp_path / "killer.py").write_text(KILLER)
+    path = {"PYTHONPATH": str(tmp_path)}
+    options = ["--recipe=modern", "--data.batch_size=40", "--epochs=3", "--trainer.callbacks=killer.KillInThirdEpoch"]
+    killed = run_train(*synthetic_options, *options, cwd=tmp_path, env={**path, "KILL": "1"}, check=False)
+    assert killed.returncode == -9
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    run_train("--resume", run, cwd=tmp_path, env=path)
+    assert without_times(metrics(run)) == without_times(metrics(modern_run[0]))
+    resumed, whole = checkpoint(run), checkpoint(modern_run[0])
+    assert_same_tensors(resumed["state_dict"], whole["state_dict"])
+    kernels = [number for number, state in whole["optimizer_states"][0]["state"].items() if "momentum_buffer" in state]
+    assert len(kernels) == 5
+    for number, state in whole["optimizer_states"][0]["state"].items():
+        assert_same_tensors(resumed["optimizer_states"][0]["state"][number], state)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_keeps_its_names(synthetic_options, tmp_path):
+    run_train(*synthetic_options, "--compile", "--epochs=1", cwd=tmp_path)
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    module = LitMiniVGG.load_from_checkpoint(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not any("_orig_mod" in name for name in module.state_dict())

@@ -1,0 +1,66 @@
+"""Damaged files of every format: each is read, or refused in one line; no traceback, no payload, no hang, no bomb.
+
+`python -m pytest -m fuzz` runs 900 cases of each format; MINIVGG_FUZZ_CASES and MINIVGG_FUZZ_SEED choose others.
+"""
+
+import os
+
+import hypothesis
+import pytest
+
+from tests import fuzz_commands, fuzz_formats
+from tests.robustness.fuzzing import Tally, measure_valid, run_case
+
+FORMATS = {
+    "data": fuzz_formats.Data,
+    "checkpoints": fuzz_formats.Checkpoints,
+    "safetensors": fuzz_formats.Safetensors,
+    "keras": fuzz_formats.Keras,
+    "configs": fuzz_commands.Configs,
+    "pictures": fuzz_commands.Pictures,
+}
+# The default run's share: a few seconds in all. A config goes through the whole command.
+FEW = {name: 10 if name == "configs" else 30 for name in FORMATS}
+CASES = int(os.environ.get("MINIVGG_FUZZ_CASES", "900"))
+SEED = int(os.environ.get("MINIVGG_FUZZ_SEED", "0"))
+
+
+def _fuzz(name, number, tmp_path, record_property):
+    pytest.importorskip("h5py")
+    canary = tmp_path / "canary"
+    folder = tmp_path / "work"
+    folder.mkdir()
+    of_format = FORMATS[name](folder, canary)
+    tally = Tally()
+    measure_valid(tally, lambda: of_format.read(of_format.valid))
+
+    @hypothesis.seed(SEED)
+    @hypothesis.settings(
+        max_examples=number,
+        # The same cases everywhere, and none that an earlier run left.
+        database=None,
+        # run_case has its own limit.
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(of_format.cases())
+    def each_case_is_read_or_refused(case):
+        run_case(tally, lambda: of_format.read(case), canary)
+
+    each_case_is_read_or_refused()
+    record_property("fuzz", tally.line(name))
+    assert tally.cases >= number
+    # Neither everything nor nothing: the cases reach behind the first check.
+    assert tally.refused > 0
+    assert tally.accepted > 0 or number < 100
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_some_damaged_files_are_read_or_refused(name, tmp_path, record_property):
+    _fuzz(name, FEW[name], tmp_path, record_property)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", FORMATS)
+def test_many_damaged_files_are_read_or_refused(name, tmp_path, record_property):
+    _fuzz(name, CASES, tmp_path, record_property)

@@ -1,0 +1,158 @@
+"""What a run's summary says of the machine, of this code and of the weights, and that equal runs can be told by it."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from minivgg_pl import LitMiniVGG
+from minivgg_pl.cli.lightning_cli import CUBLAS_WORKSPACE
+from minivgg_pl.runs import environment
+from minivgg_pl.runs.environment import git_state, weights_sha256
+from tests.conftest import REPOSITORY, run_train
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout of its own that holds the package's pyproject.toml."""
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--message=one")
+    return tmp_path
+
+
+def git(folder, *words):
+    name = ["-c", "user.name=tests", "-c", "user.email=tests@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *name, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_summary_names_processor_system_and_kernels(finished_run):
+    summary = json.loads((finished_run[0] / "summary.json").read_text())
+    cpu = summary["environment"]["cpu"]
+    assert cpu["threads"] <= cpu["logical_cores"] == os.cpu_count()
+    assert cpu["torch_kernels"] == torch.backends.cpu.get_cpu_capability()
+    if cpu["torch_kernels"] == "AVX2":
+        assert {"avx2", "fma"} <= set(cpu["flags"])
+    assert summary["environment"]["os"].startswith(os.uname().sysname)
+    assert summary["environment"]["gpu"] is None
+    kept = LitMiniVGG.load_from_checkpoint(finished_run[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    assert summary["weights_sha256"] == weights_sha256(kept.net)
+
+
+def test_the_revision_is_the_checkouts_and_clean_until_a_tracked_file_changes(checkout):
+    revision = git(checkout, "rev-parse", "HEAD")
+    assert git_state(checkout) == {"revision": revision, "clean": True}
+    (checkout / "untracked").touch()
+    assert git_state(checkout) == {"revision": revision, "clean": True}
+    with (checkout / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    assert git_state(checkout) == {"revision": revision, "clean": False}
+
+
+def test_a_repository_around_installed_packages_is_not_ours(checkout):
+    packages = checkout / "site-packages"
+    packages.mkdir()
+    assert git_state(packages) is None
+    (checkout / "pyproject.toml").write_text('[project]\nname = "somebody-elses"\n')
+    assert git_state(checkout) is None
+
+
+def test_variables_of_a_git_hook_name_no_other_repository(checkout, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path_factory.mktemp("other") / "none"))
+    monkeypatch.setenv("GIT_INDEX_FILE", "none")
+    state = git_state(checkout)
+    monkeypatch.undo()
+    assert state == {"revision": git(checkout, "rev-parse", "HEAD"), "clean": True}
+
+
+@pytest.mark.parametrize("script", [None, "exit 1", "exec sleep 60", "echo nonsense"])
+def test_a_missing_broken_or_hanging_git_fails_no_run(checkout, monkeypatch, tmp_path_factory, script):
+    programs = tmp_path_factory.mktemp("programs")
+    if script:
+        (programs / "git").write_text(f"#!/bin/sh\n{script}\n")
+        (programs / "git").chmod(0o755)
+    # For `exec sleep` alone; the real git is beside sleep.
+    (programs / "sleep").symlink_to(shutil.which("sleep"))
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(environment, "TIMEOUT_SECONDS", 0.3)
+    start = time.monotonic()
+    assert git_state(checkout) is None
+    assert time.monotonic() - start < 10
+
+
+def test_the_weights_hash_sees_values_names_and_types_and_not_the_order_in_memory():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    expected = weights_sha256(net)
+    assert weights_sha256(net.to(memory_format=torch.channels_last)) == expected
+    assert weights_sha256(nn.ModuleDict({"a": net})) != expected
+    assert weights_sha256(net.bfloat16()) != expected
+    net = net.float()
+    before = weights_sha256(net)
+    net[1].num_batches_tracked += 1
+    assert weights_sha256(net) != before
+
+
+@pytest.fixture
+def restore_determinism(monkeypatch):
+    """Undo what a deterministic run in this process leaves."""
+    monkeypatch.setenv(CUBLAS_WORKSPACE, "")
+    monkeypatch.delenv(CUBLAS_WORKSPACE)
+    benchmark = torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+def weights_of(run):
+    return json.loads((run / "summary.json").read_text())["weights_sha256"]
+
+
+def assert_seed_alone_decides(train_here, tmp_path, options):
+    run_train(*options, cwd=tmp_path)
+    assert train_here(*options) == 0
+    assert train_here(*options, "--seed_everything=1") == 0
+    runs = tmp_path / "runs" / "classic-synthetic"
+    one, again, other = (weights_of(runs / number) for number in "123")
+    assert one == again != other
+
+
+def test_two_deterministic_runs_have_the_same_weights_and_another_seed_has_others(
+    synthetic_options, train_here, tmp_path, restore_determinism
+):
+    options = [*synthetic_options, "--epochs=1", "--recipe=modern", "--trainer.deterministic=true"]
+    assert_seed_alone_decides(train_here, tmp_path, options)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_two_deterministic_runs_have_the_same_weights(
+    synthetic_options, train_here, tmp_path, restore_determinism
+):
+    options = [*synthetic_options[1:], "--gpus=1", "--epochs=1", "--recipe=modern", "--trainer.deterministic=true"]
+    assert_seed_alone_decides(train_here, tmp_path, options)
+    gpu = json.loads((tmp_path / "runs/classic-synthetic/1/summary.json").read_text())["environment"]["gpu"]
+    assert gpu["name"] == torch.cuda.get_device_name()
+    assert gpu["driver"]
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_cublas_is_made_deterministic_before_cuda_starts_and_the_users_own_choice_stays(
+    synthetic_options, train_here, restore_determinism, monkeypatch, own, expected
+):
+    seen = []
+    if own:
+        monkeypatch.setenv(CUBLAS_WORKSPACE, own)
+    # Asks the GPU, if there is one, for its precision: the first to do so.
+    monkeypatch.setattr(
+        "minivgg_pl.cli.lightning_cli.choose_precision",
+        lambda _: seen.append(os.environ.get(CUBLAS_WORKSPACE)) or "32-true",
+    )
+    options = ["--recipe=speedrun", "--trainer.deterministic=true", "--trainer.fast_dev_run=1"]
+    assert train_here(*synthetic_options, *options) == 0
+    assert [*seen, os.environ[CUBLAS_WORKSPACE]] == [expected, expected]

@@ -1,0 +1,147 @@
+"""Muon, its schedule and its state."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from minivgg_pl.training.module import LitMiniVGG
+from minivgg_pl.training.optim import MuonAdamW, make_optimizer, make_schedule, orthogonalize, triangle
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (16, 16)])
+def test_orthogonalized_singular_values_are_near_one(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape) * 1e-4, steps=6))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon yet")
+def test_it_is_torchs_own_newton_schulz():
+    """torch.optim.Muon iterates on the matrix itself, in bfloat16: the same up to that rounding."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(24, 40))
+    weight.grad = torch.randn(24, 40)
+    torch.optim.Muon([weight], lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False).step()
+    torch.testing.assert_close(orthogonalize(weight.grad, steps=5), -weight.detach(), atol=0.02, rtol=0)
+
+
+def conv(memory_format=torch.contiguous_format):
+    torch.manual_seed(1)
+    layer = nn.Conv2d(4, 6, 3).to(memory_format=memory_format)
+    layer.weight.grad = torch.randn(6, 4, 3, 3).to(memory_format=memory_format)
+    layer.bias.grad = torch.randn(6)
+    return layer
+
+
+def test_a_kernels_update_is_the_orthogonal_matrix_times_the_rate_from_a_fixed_norm():
+    layer = conv()
+    before, gradient = layer.weight.detach().clone(), layer.weight.grad.clone()
+    MuonAdamW([layer.weight], [layer.bias], lr=0.1, momentum=0.5).step()
+    scaled = before * math.sqrt(6) / before.norm()
+    # The first Nesterov direction is (1 + momentum) times the gradient, and its scale does not matter.
+    expected = scaled.flatten(1) - 0.1 * orthogonalize(gradient.flatten(1))
+    torch.testing.assert_close(layer.weight.detach().flatten(1), expected)
+
+
+def test_channels_last_kernels_get_the_same_update():
+    plain, other = conv(), conv(torch.channels_last)
+    for layer in (plain, other):
+        MuonAdamW([layer.weight], [layer.bias]).step()
+    assert other.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(other.weight, plain.weight)
+
+
+def test_the_other_parameters_get_torchs_adamw():
+    layer, twin = conv(), conv()
+    ours = MuonAdamW([layer.weight], [layer.bias], adamw_lr=0.01)
+    theirs = torch.optim.AdamW([twin.bias], lr=0.01, weight_decay=0.0)
+    for optimizer in (ours, theirs) * 3:
+        optimizer.step()
+    assert torch.equal(layer.bias, twin.bias)
+
+
+def test_a_schedule_moves_both_rates():
+    layer = conv()
+    optimizer = MuonAdamW([layer.weight], [layer.bias], lr=0.1, adamw_lr=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0 if step else 1.0)
+    optimizer.step()
+    schedule.step()
+    after = layer.bias.detach().clone()
+    optimizer.step()
+    assert torch.equal(layer.bias, after)
+
+
+def test_its_state_goes_on_where_it_was_saved():
+    def steps(optimizer, number):
+        for _ in range(number):
+            optimizer.step()
+
+    whole, first, second = conv(), conv(), conv()
+    steps(MuonAdamW([whole.weight], [whole.bias]), 4)
+    optimizer = MuonAdamW([first.weight], [first.bias])
+    steps(optimizer, 2)
+    second.load_state_dict(first.state_dict())
+    resumed = MuonAdamW([second.weight], [second.bias], lr=9.0, adamw_lr=9.0)
+    resumed.load_state_dict(optimizer.state_dict())
+    steps(resumed, 2)
+    assert torch.equal(whole.weight, second.weight)
+    assert torch.equal(whole.bias, second.bias)
+
+
+def test_a_vector_is_no_kernel():
+    layer = conv()
+    with pytest.raises(ValueError, match=r"shape \(6,\): Muon needs two or more dimensions"):
+        MuonAdamW([layer.bias], [layer.weight])
+
+
+def test_muon_takes_the_hidden_kernels_and_adamw_everything_else():
+    module = LitMiniVGG(optimizer="muon", nesterov=True)
+    names = {id(p): name for name, p in module.net.named_parameters()}
+    groups = [
+        [names[id(p)] for p in group["params"]] for group in make_optimizer(module.net, module.hparams).param_groups
+    ]
+    assert groups[0] == [f"block{b}.conv{c}.weight" for b in (1, 2) for c in (1, 2)] + ["dense.weight"]
+    assert sorted(groups[0] + groups[1]) == sorted(names.values())
+
+
+def test_the_triangle_peaks_after_the_warm_up_and_ends_above_zero():
+    shares = [triangle(step, peak=2, total=10) for step in range(10)]
+    assert shares[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert shares[2:] == sorted(shares[2:], reverse=True)
+    assert shares[-1] == pytest.approx(1 / 8)
+    assert triangle(10, peak=2, total=10) == triangle(99, peak=2, total=10) == 0
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_a_triangle_of_very_few_updates_still_trains(total):
+    module = LitMiniVGG(schedule="triangular", warmup=0.9)
+    optimizer = make_optimizer(module.net, module.hparams)
+    schedule = make_schedule(optimizer, module.hparams, lambda: total)
+    for _ in range(total):
+        assert schedule.get_last_lr()[0] > 0
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("total", [math.inf, -1, 0])
+def test_a_triangle_needs_an_end(total):
+    module = LitMiniVGG(schedule="triangular")
+    with pytest.raises(ValueError, match="give the Trainer max_steps"):
+        make_schedule(make_optimizer(module.net, module.hparams), module.hparams, lambda: total)
+
+
+def test_a_copy_works_on_its_own_state():
+    layer = conv()
+    optimizer = MuonAdamW([layer.weight], [layer.bias])
+    optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    bias, its_bias = layer.bias.detach().clone(), twin.param_groups[1]["params"][0]
+    its_bias.grad = layer.bias.grad.clone()
+    twin.step()
+    assert torch.equal(layer.bias, bias)
+    assert not torch.equal(its_bias, bias)
+    assert twin.state[its_bias]["step"] == 2
