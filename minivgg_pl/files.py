@@ -39,7 +39,7 @@ def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwr
         raise InputError(f"{option} {path}: the folder {folder} cannot be written")
 
 
-def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write a file so that a kill, or the power's end, leaves the old one or the new one, never half of it.
 
     Raises:
@@ -72,3 +72,24 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be made: {error.strerror or error}") from error
+
+
+def typed_path(path: str | Path, option: str) -> Path:
+    """Return `path` with its `~` written out.
+
+    Args:
+        path: As typed.
+        option: What names it, for the message.
+
+    Raises:
+        InputError: If no path can be like that.
+    """
+    # Not left to whatever opens it: Pathlib takes a path with a NUL for one that does not exist yet.
+    if "\0" in str(path):
+        raise InputError(f"{option} {str(path)!r}: a path cannot hold a NUL character: leave it out")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"{option} {path}: this machine has no such user: write the path out, or ./{path} for a folder so called"
+        ) from error

@@ -1,4 +1,4 @@
-"""Classify pictures: `python scripts/predict.py --help`."""
+"""Classify images: `python scripts/predict.py --help`."""
 
 import sys
 from pathlib import Path

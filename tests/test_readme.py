@@ -64,9 +64,9 @@ def workplace(finished_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (300, 200)).save("cat.jpg")
     for name in ("cats", "dogs"):
-        (tmp_path / "my_pictures" / name).mkdir(parents=True)
+        (tmp_path / "my_images" / name).mkdir(parents=True)
         for number in range(10):
-            Image.new("RGB", (40, 40), (number, number, number)).save(f"my_pictures/{name}/{number}.png")
+            Image.new("RGB", (40, 40), (number, number, number)).save(f"my_images/{name}/{number}.png")
     shutil.copytree(finished_run[0], "runs/classic/1")
 
 

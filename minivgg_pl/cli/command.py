@@ -28,7 +28,7 @@ HELP = """\
 usage: train.py [--variant {classic,wide}] [--recipe NAME] [--gpus N] [--epochs N] [--resume RUN] [--compile]
                 [--data.* ...] [--model.* ...] [--trainer.* ...] [--config FILE.yaml]
 
-Trains a mini VGG on CIFAR-10 or on your own pictures, tests the last epoch's network, and leaves a run folder:
+Trains a mini VGG on CIFAR-10 or on your own images, tests the last epoch's network, and leaves a run folder:
 config.yaml, metrics.csv (a row an epoch), curves.png, checkpoints/, report.csv, confusion_matrix.png, summary.json.
 
   --variant NAME       {variants} (default: classic)
@@ -36,7 +36,7 @@ config.yaml, metrics.csv (a row an epoch), curves.png, checkpoints/, report.csv,
   --gpus N             number of GPUs; 0 is the CPU (default: one GPU if there is one, else the CPU)
   --epochs N           passes over the training images (default: {epochs})
   --resume RUN         continue a run: its folder, or a .ckpt file; the trainer's options may change, such as --epochs
-  --data MODULE        minivgg_pl.ImageFolderDataModule: your own pictures in --data.root DIR, a folder for each class;
+  --data MODULE        minivgg_pl.ImageFolderDataModule: your own images in --data.root DIR, a folder for each class;
                        minivgg_pl.TorchvisionDataModule with --data.dataset CIFAR100, FashionMNIST, MNIST or SVHN
   --data.root DIR      folder with the data, or where they are downloaded to, 170 MB (default: data)
   --data.dataset NAME  cifar10, or synthetic: ten drawn shapes, no download (default: cifar10)
@@ -86,7 +86,7 @@ def guarded(command: Callable[[], int]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        return fail("there is not enough memory for that: give a smaller batch, network or picture", EXIT_BAD_INPUT)
+        return fail("there is not enough memory for that: give a smaller batch, network or image", EXIT_BAD_INPUT)
     except OSError as error:
         # What the system refuses: a path too long or closed to this user, a full disk behind stdout.
         if not error.filename:

@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py`: what a trained network is worth, in numbers and pictures."""
+"""`scripts/evaluate.py`: what a trained network is worth, in numbers and images."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ believed?).
 """
 EXAMPLES = """\
 A run is tested on the data it was trained for, other weights on CIFAR-10. Options of the data are those of train.py:
---data.root DIR, --data.dataset synthetic, or --data minivgg_pl.ImageFolderDataModule --data.root my_pictures.
+--data.root DIR, --data.dataset synthetic, or --data minivgg_pl.ImageFolderDataModule --data.root my_images.
 
 examples:
   evaluate.py wide
@@ -137,13 +137,13 @@ def _prepare(options: list[str], trained: "TrainedNetwork") -> tuple["ImageDataM
 
 def _images_to_test(data: "ImageDataModule", trained: "TrainedNetwork") -> "ImageDataset":
     """Return the test set; without one, what the network did not train on."""
-    split = trained.facts.get("split") or {}
+    split = trained.metadata.get("split") or {}
     if "test" not in data.splits and "val" not in data.splits:
         if split.get("fingerprint") != data.fingerprint:
-            if split and trained.facts.get("dataset") == data.dataset:
+            if split and trained.metadata.get("dataset") == data.dataset:
                 raise InputError(
                     f"{data.title} have changed since {trained.source} was trained on them, so that which of them it "
-                    "has seen is not known: give other pictures, in a folder of another name"
+                    "has seen is not known: give other images, in a folder of another name"
                 )
             return data.all_images()
         data.val_size, data.split_seed = split["val_size"], split["split_seed"]
@@ -172,7 +172,7 @@ def _description(trained: "TrainedNetwork", data: "ImageDataModule") -> dict[str
     return {
         "weights": trained.source,
         "variant": trained.net.options["variant"],
-        "weights_facts": trained.facts,
+        "weights_facts": trained.metadata,
         "dataset": data.dataset,
         "title": data.title,
         "dataset_md5": data.integrity,
@@ -203,11 +203,9 @@ def _write_report(
     class_plots.draw_reliability(evaluation.reliability(probabilities, labels), folder / "reliability.png", heading)
     mistakes = evaluation.confident_mistakes(probabilities, labels, NUM_MISTAKES)
     if mistakes:
-        pictures = [images.bytes_at(index).numpy() for index, _, _ in mistakes]
+        shown = [images.bytes_at(index).numpy() for index, _, _ in mistakes]
         captions = [f"{names[labels[index]]}\n→ {names[guess]} {p:.0%}" for index, guess, p in mistakes]
-        draw_gallery(
-            pictures, captions, folder / "mistakes.png", f"{heading}: the most confident mistakes, truth → guess"
-        )
+        draw_gallery(shown, captions, folder / "mistakes.png", f"{heading}: the most confident mistakes, truth → guess")
 
 
 def _table(summary: dict[str, Any], folder: Path) -> str:

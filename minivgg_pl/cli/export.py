@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minivgg_pl.cli.command import OneLineArgumentParser, guarded
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import check_output, write_whole
+from minivgg_pl.files import check_output, write_atomically
 
 ENDINGS = {
     "onnx": ".onnx",
@@ -88,7 +88,7 @@ def export(args: Namespace) -> int:
         "keras": lambda trained: keras_weights.keras_bytes(trained.net),
         "model-card": formats.model_card,
     }
-    write_whole(path, writers[args.to](trained))
+    write_atomically(path, writers[args.to](trained))
     print(f"wrote {path} ({path.stat().st_size / 1e3:,.0f} kB)")
     if args.to == "keras" and (trained.net.options["mean"] or trained.net.options["std"]):
         print(f"In Keras, put this in front of the article's layers: {keras_weights.normalization(trained.net)}")

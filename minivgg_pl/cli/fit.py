@@ -19,7 +19,7 @@ from minivgg_pl.errors import InputError, NonFiniteLossError
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.environment import describe_environment
 from minivgg_pl.training import callbacks
-from minivgg_pl.training.memory import keep_freed_memory
+from minivgg_pl.training.hardware import keep_freed_memory
 from minivgg_pl.training.signals import end_at_once
 from minivgg_pl.training.summary import summarize, summary_table
 

@@ -23,14 +23,14 @@ from minivgg_pl.cli.recipes import dotted_options, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule, class_path_of
 from minivgg_pl.errors import InputError, check_seed
+from minivgg_pl.files import typed_path
 from minivgg_pl.models.architectures import ARCHITECTURES
-from minivgg_pl.paths import typed_path
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training import callbacks
 from minivgg_pl.training import checkpointing as saving
+from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import LitMiniVGG
-from minivgg_pl.training.precision import choose_precision
-from minivgg_pl.training.signals import TerminateTogether
+from minivgg_pl.training.signals import DistributedSigterm
 from minivgg_pl.training.training_state import check_training_state
 
 TRAINER_DEFAULTS = {
@@ -175,7 +175,7 @@ class MiniVGGCLI(LightningCLI):
         given = self.config_init.trainer.plugins or []
         plugins = list(given) if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(saving.WholeCheckpointIO())
+            plugins.append(saving.AtomicCheckpointIO())
         return plugins
 
     def recipe(self) -> str | None:
@@ -193,7 +193,7 @@ class MiniVGGCLI(LightningCLI):
         return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
 
     def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
-        chosen: list[Callback] = [saving.RandomState(), TerminateTogether()]
+        chosen: list[Callback] = [saving.RandomState(), DistributedSigterm()]
         if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:

@@ -1,4 +1,4 @@
-"""`scripts/predict.py`: pictures in, class names and probabilities out."""
+"""`scripts/predict.py`: images in, class names and probabilities out."""
 
 import csv
 import io
@@ -11,35 +11,35 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from minivgg_pl.cli.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail, guarded
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import check_output, write_whole
+from minivgg_pl.files import check_output, write_atomically
 from minivgg_pl.weights.pretrained import DEFAULT
 
 if TYPE_CHECKING:
     from minivgg_pl.weights.load import TrainedNetwork
 
 BATCH_SIZE = 256
-MAX_GRID_PICTURES = 64
-# Pixels a side of a picture on the grid.
+MAX_GRID_IMAGES = 64
+# Pixels a side of a image on the grid.
 THUMBNAIL_SIZE = 160
 
 DESCRIPTION = """\
-Say what is on pictures: a line for each, the file and its likeliest classes with their probabilities.
+Say what is on images: a line for each, the file and its likeliest classes with their probabilities.
 
-A picture of any size and format that Pillow reads is cut to its largest centred square and averaged down to what the
+A image of any size and format that Pillow reads is cut to its largest centred square and averaged down to what the
 network takes (32 x 32 pixels). A file that cannot be read is named on stderr and skipped.
 """
 EXAMPLES = """\
 examples:
   predict.py cat.jpg
-  predict.py holiday_pictures --output classes.csv --grid classes.png
+  predict.py holiday_photos --output classes.csv --grid classes.png
   predict.py cat.jpg --weights runs/wide/1 --top 1
 
-exit code: 0 every picture answered, 1 some skipped, 2 bad input or none answered
+exit code: 0 every image answered, 1 some skipped, 2 bad input or none answered
 """
 
 
 class Prediction(NamedTuple):
-    """The likeliest classes of one picture, the likeliest first, each with its probability in [0, 1]."""
+    """The likeliest classes of one image, the likeliest first, each with its probability in [0, 1]."""
 
     file: Path
     classes: list[tuple[str, float]]
@@ -56,7 +56,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     parser = OneLineArgumentParser(
         prog="predict.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="pictures, or folders of them")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="images, or folders of them")
     parser.add_argument(
         "--weights",
         default=DEFAULT,
@@ -66,7 +66,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (3)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers to a .csv or .json file instead")
     parser.add_argument(
-        "--grid", type=Path, metavar="FILE.png", help=f"draw the first {MAX_GRID_PICTURES} pictures with their answers"
+        "--grid", type=Path, metavar="FILE.png", help=f"draw the first {MAX_GRID_IMAGES} images with their answers"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     args = parser.parse_args(argv)
@@ -76,24 +76,24 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
 
 
 def predict(args: Namespace) -> int:
-    """Answer all pictures, print or write the answers, and return the exit code.
+    """Answer all images, print or write the answers, and return the exit code.
 
     Raises:
         InputError: On bad input.
     """
     check_output("--output", args.output, [".csv", ".json"], args.overwrite)
     check_output("--grid", args.grid, [".png", ".jpg", ".pdf", ".svg"], args.overwrite)
-    files = find_pictures(args.images)
+    files = find_images(args.images)
     # Late: importing torch takes a second or two, and the help text and most errors need none of it.
     from minivgg_pl.weights.load import load_trained
 
     trained = load_trained(args.weights)
     predictions = list(_answers(trained, files, args.top))
     if not predictions:
-        return fail("none of the pictures could be read", EXIT_BAD_INPUT)
+        return fail("none of the images could be read", EXIT_BAD_INPUT)
     if args.output:
-        write_whole(args.output, as_csv(predictions) if args.output.suffix == ".csv" else as_json(predictions))
-        print(f"wrote {args.output}: {len(predictions):,} pictures")
+        write_atomically(args.output, as_csv(predictions) if args.output.suffix == ".csv" else as_json(predictions))
+        print(f"wrote {args.output}: {len(predictions):,} images")
     else:
         _print(as_table if sys.stdout and sys.stdout.isatty() else as_tabbed, predictions)
     if args.grid:
@@ -109,25 +109,25 @@ def _print(layout: Callable[[Sequence[Prediction]], str], predictions: Sequence[
     print(layout(predictions), flush=True)
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """Return the files named, and those in the folders named and below that have a picture's ending, sorted.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files named, and those in the folders named and below that have a image's ending, sorted.
 
     Raises:
-        InputError: If there is nothing at a path, or a folder has no pictures.
+        InputError: If there is nothing at a path, or a folder has no images.
     """
-    from minivgg_pl.data.images import picture_files
+    from minivgg_pl.data.images import image_files
 
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = picture_files(path)
+            inside = image_files(path)
             if not inside:
-                raise InputError(f"{path}: the folder has no pictures; give one that has, or a picture")
+                raise InputError(f"{path}: the folder has no images; give one that has, or a image")
             files += inside
         elif path.exists():
             files.append(path)
         else:
-            raise InputError(f"{path}: there is no such file or folder; give a picture or a folder of them")
+            raise InputError(f"{path}: there is no such file or folder; give a image or a folder of them")
     return files
 
 
@@ -135,19 +135,19 @@ def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> Iter
     import numpy as np
     from tqdm import tqdm
 
-    from minivgg_pl.data.images import read_picture
+    from minivgg_pl.data.images import read_image
     from minivgg_pl.evaluation.inference import class_probabilities
 
     channels, size, _ = trained.net.image_shape
     top = min(top, len(trained.class_names))
     # Hidden for a single batch, and where stderr is no terminal.
-    with tqdm(total=len(files), unit=" pictures", disable=None if len(files) > BATCH_SIZE else True) as bar:
+    with tqdm(total=len(files), unit=" images", disable=None if len(files) > BATCH_SIZE else True) as bar:
         for start in range(0, len(files), BATCH_SIZE):
             readable, pixels = [], []
             for file in files[start : start + BATCH_SIZE]:
                 bar.update()
                 try:
-                    pixels.append(read_picture(file, size, channels))
+                    pixels.append(read_image(file, size, channels))
                     readable.append(file)
                 except InputError as error:
                     bar.write(f"skipped: {error}", file=sys.stderr)
@@ -170,7 +170,7 @@ def as_table(predictions: Sequence[Prediction]) -> str:
 
 
 def as_tabbed(predictions: Sequence[Prediction]) -> str:
-    """Return a line for each picture, tabs between its cells: what other programs read."""
+    """Return a line for each image, tabs between its cells: what other programs read."""
     rows = ([_one_line(prediction.file), *_cells(prediction)[1:]] for prediction in predictions)
     return "\n".join("\t".join(row) for row in rows)
 
@@ -207,13 +207,13 @@ def _cells(prediction: Prediction) -> list[str]:
 
 
 def _draw_grid(path: Path, predictions: Sequence[Prediction]) -> None:
-    from minivgg_pl.data.images import read_picture
+    from minivgg_pl.data.images import read_image
     from minivgg_pl.plots.gallery import draw_gallery
 
-    shown = predictions[:MAX_GRID_PICTURES]
-    pictures = [read_picture(file, THUMBNAIL_SIZE) for file, _ in shown]
+    shown = predictions[:MAX_GRID_IMAGES]
+    images = [read_image(file, THUMBNAIL_SIZE) for file, _ in shown]
     captions = [f"{file.name}\n{classes[0][0]} {classes[0][1]:.1%}" for file, classes in shown]
-    draw_gallery(pictures, captions, path)
+    draw_gallery(images, captions, path)
     which = f"the first {len(shown)} of " if len(shown) < len(predictions) else ""
     # Beside the answers, which other programs may read.
-    print(f"wrote {path}: {which}{len(predictions):,} pictures", file=sys.stderr)
+    print(f"wrote {path}: {which}{len(predictions):,} images", file=sys.stderr)

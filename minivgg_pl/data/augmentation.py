@@ -25,7 +25,7 @@ class Augmentation:
     Args:
         flip: `none`; `random`: each image mirrored with probability 1/2; `alternating`: half of the images mirrored in
             the first epoch, and from then on each image in every other epoch, so that two epochs in a row never show
-            the same picture (Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498).
+            the same image (Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498).
         shift: Largest shift in pixels, along each axis; all shifts down to its negative are equally likely.
     """
 

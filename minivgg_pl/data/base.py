@@ -24,7 +24,7 @@ class ImageDataModule(LightningDataModule):
 
     Every loader yields `(images, targets)`: images `(B, C, H, W)` float32 in [0, 1], targets `(B, num_classes)`
     float32 one-hot. The last batch may be smaller: no image is ever dropped. A subclass brings the files
-    (`_prepare_files`) and says what is in them (`_load`).
+    (`prepare_files`) and says what is in them (`_load`).
 
     Args:
         class_names: Names of the classes, in the order of the labels.
@@ -96,10 +96,10 @@ class ImageDataModule(LightningDataModule):
         """Make sure that the files are on disk and whole; Lightning calls it in one process only, before each stage."""
         # Once all images are in memory the files may go away: the test after a long training does without them.
         if self.train_set is None or self.test_set is None:
-            self._prepare_files()
+            self.prepare_files()
 
     @abstractmethod
-    def _prepare_files(self) -> None:
+    def prepare_files(self) -> None:
         """Find, download or decode the files."""
 
     @abstractmethod

@@ -89,10 +89,11 @@ class CIFAR10DataModule(ImageDataModule):
     @property
     def integrity(self) -> str:
         """How the files were checked, for summary.json."""
-        # The drawn pictures have a manifest with their sums.
+        # The drawn images have a manifest with their sums.
         return "official, verified" if self.dataset == "cifar10" else "own manifest's, verified"
 
-    def _prepare_files(self) -> None:
+    def prepare_files(self) -> None:
+        """Find, unpack or download the official files, or draw the synthetic ones."""
         if self.dataset == "synthetic":
             prepare_synthetic(self.hparams.root, train_size=self.hparams.synthetic_size)
         else:

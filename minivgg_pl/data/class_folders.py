@@ -1,4 +1,4 @@
-"""A folder with a folder of pictures for each class: which files are in it, and have they changed."""
+"""A folder with a folder of images for each class: which files are in it, and have they changed."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torchvision.datasets.folder import find_classes
 
 from minivgg_pl.data.base import Split
-from minivgg_pl.data.images import picture_files
+from minivgg_pl.data.images import image_files
 from minivgg_pl.errors import InputError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -78,18 +78,18 @@ def _class_names(folder: Path) -> list[str]:
         names = []
     if len(names) < 2:
         raise InputError(
-            f"--data.root {folder}: {len(names)} class folders; give a folder with one folder of pictures for each of "
+            f"--data.root {folder}: {len(names)} class folders; give a folder with one folder of images for each of "
             "two or more classes"
         )
     return names
 
 
 def _samples(folder: Path, names: Sequence[str]) -> list[Sample]:
-    # Not torchvision's make_dataset: it follows links, in circles too, and takes hidden files for pictures.
+    # Not torchvision's make_dataset: it follows links, in circles too, and takes hidden files for images.
     samples = []
     for label, name in enumerate(names):
-        files = picture_files(folder / name)
+        files = image_files(folder / name)
         if not files:
-            raise InputError(f"{folder / name}: no pictures in it; put some there, or remove the folder")
+            raise InputError(f"{folder / name}: no images in it; put some there, or remove the folder")
         samples += [(str(path), label) for path in files]
     return samples

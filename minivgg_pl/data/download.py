@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
 from minivgg_pl.errors import InputError
-from minivgg_pl.paths import typed_path
+from minivgg_pl.files import typed_path
 
 try:
     import fcntl
@@ -137,7 +137,7 @@ def _fetch_all(url: str, part: Path) -> None:
             raise InputError(
                 f"CIFAR-10 is not in {part.parent} and downloading {url} failed: {reason}{kept}; put "
                 f"{CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) into that folder, or name a mirror "
-                "with --data.url, or train on drawn pictures with --data.dataset synthetic"
+                "with --data.url, or train on drawn images with --data.dataset synthetic"
             )
 
 

@@ -1,4 +1,4 @@
-"""ImageFolderDataModule: a folder of the user's own pictures, one folder a class."""
+"""ImageFolderDataModule: a folder of the user's own images, one folder a class."""
 
 import hashlib
 import math
@@ -15,10 +15,10 @@ from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import ImageDataModule, Split
 from minivgg_pl.data.class_folders import digests, find_samples
 from minivgg_pl.data.dataset import ImageDataset
-from minivgg_pl.data.images import MODES, read_picture
+from minivgg_pl.data.images import MODES, read_image
 from minivgg_pl.errors import InputError
+from minivgg_pl.files import typed_path
 from minivgg_pl.models.minivgg import IMAGE_CHANNELS, IMAGE_SIZE
-from minivgg_pl.paths import typed_path
 
 HELD_OUT_SHARE = 0.2
 # The dense layer grows with the square of the size: at 512 it has 500 million weights in classic.
@@ -29,10 +29,10 @@ MAX_BYTES_IN_MEMORY = 4 * 2**30
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Pictures in `root/<class>/`, or in `root/train/<class>/`, `root/val/<class>/` and `root/test/<class>/`.
+    """Images in `root/<class>/`, or in `root/train/<class>/`, `root/val/<class>/` and `root/test/<class>/`.
 
-    torchvision's ImageFolder convention. Each picture is decoded once, cut to its largest centred square and averaged
-    down to `image_size` (see `pictures.read_picture`), and kept in `root/.minivgg_cache`, which notices files that were
+    torchvision's ImageFolder convention. Each image is decoded once, cut to its largest centred square and averaged
+    down to `image_size` (see `images.read_image`), and kept in `root/.minivgg_cache`, which notices files that were
     added, removed or changed.
 
     Args:
@@ -40,17 +40,17 @@ class ImageFolderDataModule(ImageDataModule):
         batch_size: Images a batch, on each device.
         val_size: Training images held out for validation, of each class its share; below 1, the share itself. Default:
             0.2, or nothing where there is a `val` folder. Without a `test` folder they are also tested on.
-        image_size: Height and width that the pictures are brought to, in pixels, a multiple of 4.
+        image_size: Height and width that the images are brought to, in pixels, a multiple of 4.
         in_channels: 3 for colour, 1 for grey.
-        cache_dir: Where the decoded pictures are kept; default: `root/.minivgg_cache`.
+        cache_dir: Where the decoded images are kept; default: `root/.minivgg_cache`.
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
         shift: Largest shift of training images in pixels, each image its own; the border is mirrored.
         split_batches: Whether a batch is split over the devices instead: an update sees `batch_size` images in all.
 
     Raises:
-        InputError: If the folder is missing, has fewer than two classes, a class without pictures, or other classes in
-            another split; on a value out of range; from `prepare_data`, on a picture that cannot be read.
+        InputError: If the folder is missing, has fewer than two classes, a class without images, or other classes in
+            another split; on a value out of range; from `prepare_data`, on a image that cannot be read.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ImageFolderDataModule(ImageDataModule):
             class_names=class_names,
             image_shape=(in_channels, image_size, image_size),
             dataset=name,
-            title=f"the pictures in {name}",
+            title=f"the images in {name}",
             train_size=len(self.samples["train"]),
             splits=tuple(self.samples),
             batch_size=batch_size,
@@ -91,13 +91,13 @@ class ImageFolderDataModule(ImageDataModule):
         )
         self.save_hyperparameters()
         self.cache = typed_path(cache_dir, "--data.cache_dir") if cache_dir else folder / CACHE
-        # Once: a picture that goes away while the network trains must not lose the result.
+        # Once: a image that goes away while the network trains must not lose the result.
         self._digests = {split: digests(folder, samples) for split, samples in self.samples.items()}
         self._owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the training pictures' names, classes and sizes in bytes; copying the folder keeps it."""
+        """A digest of the training images' names, classes and sizes in bytes; copying the folder keeps it."""
         return self._digests["train"].names
 
     @property
@@ -105,8 +105,8 @@ class ImageFolderDataModule(ImageDataModule):
         """How the files were checked, for summary.json."""
         return f"no sums are published for them; fingerprint {self.fingerprint}"
 
-    def _prepare_files(self) -> None:
-        # What is not in the cache is decoded.
+    def prepare_files(self) -> None:
+        """Decode the images that are not in the cache yet."""
         for split in self.splits:
             if self._read_cache(split) is None:
                 self._decode(split)
@@ -130,8 +130,8 @@ class ImageFolderDataModule(ImageDataModule):
             with part.open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for path, _ in tqdm(samples, f"decoding {split}", unit=" pictures", disable=None):
-                    file.write(read_picture(path, size, channels).tobytes())
+                for path, _ in tqdm(samples, f"decoding {split}", unit=" images", disable=None):
+                    file.write(read_image(path, size, channels).tobytes())
             os.replace(part, target)
         except OSError as error:
             raise InputError(
@@ -159,7 +159,7 @@ class ImageFolderDataModule(ImageDataModule):
         return ImageDataset(images, labels, num_classes, rows=torch.arange(len(labels)), resident=False)
 
     def _read_cache(self, split: Split) -> np.ndarray | None:
-        """Return the decoded pictures, mapped; None if they are not there, or the file is damaged."""
+        """Return the decoded images, mapped; None if they are not there, or the file is damaged."""
         channels, size, _ = self.image_shape
         try:
             # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
@@ -184,7 +184,7 @@ def _held_out(val_size: float | None, train_size: int, splits: Sequence[Split]) 
         raise InputError(f"val_size is {val_size}: give a whole number of images, or a share below 1")
     if number < 1 and "test" not in splits:
         raise InputError(
-            f"val_size {size} of {train_size} pictures is none, and without a val or test folder some must be held "
+            f"val_size {size} of {train_size} images is none, and without a val or test folder some must be held "
             "out: give at least one"
         )
     return number

@@ -1,4 +1,4 @@
-"""Picture files of any kind, as the small square arrays that the network takes."""
+"""Image files of any kind, as the small square arrays that the network takes."""
 
 import os
 import warnings
@@ -9,9 +9,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minivgg_pl.errors import InputError
 
-# A file of a few kB can hold a picture of many GB. Pillow itself warns above 89 million pixels, and refuses twice that.
+# A file of a few kB can hold a image of many GB. Pillow itself warns above 89 million pixels, and refuses twice that.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
-# Pixels in the file itself. Pillow would also open formats that start other programs (EPS) or hold no picture (HDF5).
+# Pixels in the file itself. Pillow would also open formats that start other programs (EPS) or hold no image (HDF5).
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB"}
 WHITE = 255
@@ -20,21 +20,21 @@ STRIP_ROWS = 256
 SIXTEEN_TO_EIGHT_BITS = 257
 
 
-def picture_formats() -> list[str]:
+def image_formats() -> list[str]:
     """Return those of FORMATS that the installed Pillow reads."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def picture_endings() -> tuple[str, ...]:
-    """Return the endings of picture files, such as `.png`, in lower case."""
-    formats = picture_formats()
+def image_endings() -> tuple[str, ...]:
+    """Return the endings of image files, such as `.png`, in lower case."""
+    formats = image_formats()
     return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Return the picture files in a folder and below, sorted; hidden ones and folders that are links are left out."""
-    endings = picture_endings()
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and below, sorted; hidden ones and folders that are links are left out."""
+    endings = image_endings()
     found = []
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -47,14 +47,14 @@ def _raise(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
-def read_picture(path: str | Path, size: int = 32, channels: int = 3) -> np.ndarray:
-    """Read a picture as the network takes it: the largest centred square, averaged down (or enlarged) to `size`.
+def read_image(path: str | Path, size: int = 32, channels: int = 3) -> np.ndarray:
+    """Read a image as the network takes it: the largest centred square, averaged down (or enlarged) to `size`.
 
     Any of FORMATS. An EXIF orientation is obeyed; transparency becomes white; palettes, CMYK and 16 bits
-    a channel are converted to 8 bits; of an animation, the first frame counts. A picture of `size` is not resampled.
+    a channel are converted to 8 bits; of an animation, the first frame counts. A image of `size` is not resampled.
 
     Args:
-        path: Picture file.
+        path: Image file.
         size: Height and width of the result in pixels.
         channels: 3 for colour, 1 for grey.
 
@@ -62,50 +62,50 @@ def read_picture(path: str | Path, size: int = 32, channels: int = 3) -> np.ndar
         `(size, size, channels)` uint8 in [0, 255].
 
     Raises:
-        InputError: If the file cannot be read, is no picture, is damaged, or has more than MAX_PIXELS pixels.
+        InputError: If the file cannot be read, is no image, is damaged, or has more than MAX_PIXELS pixels.
     """
     try:
         # A pipe would be waited for.
         if Path(path).exists() and not Path(path).is_file():
             raise OSError(None, "not a file")
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            picture = Image.open(path, formats=picture_formats())
-        with picture:
-            ImageOps.exif_transpose(picture, in_place=True)
-            square = ImageOps.fit(_flat(picture), (size, size), Image.Resampling.BOX)
+            image = Image.open(path, formats=image_formats())
+        with image:
+            ImageOps.exif_transpose(image, in_place=True)
+            square = ImageOps.fit(_flat(image), (size, size), Image.Resampling.BOX)
             pixels = np.array(square.convert(MODES[channels]))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too large, above {MAX_PIXELS:,} pixels: make it smaller first") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a picture that Pillow can read") from error
+        raise InputError(f"{path}: not a image that Pillow can read") from error
     except Exception as error:  # what Pillow raises for damaged files is not one type
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({reason})") from error
     return pixels.reshape(size, size, channels)
 
 
-def _flat(picture: Image.Image) -> Image.Image:
-    """Return the picture in mode L or RGB, with nothing of it transparent."""
-    if picture.mode in ("L", "RGB") and not picture.has_transparency_data:
-        return picture
+def _flat(image: Image.Image) -> Image.Image:
+    """Return the image in mode L or RGB, with nothing of it transparent."""
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return image
     # In strips: what is in between takes up to 16 bytes a pixel, and a small file can have 89 million of them.
     strips = (
-        picture.crop((0, top, picture.width, min(top + STRIP_ROWS, picture.height)))
-        for top in range(0, picture.height, STRIP_ROWS)
+        image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+        for top in range(0, image.height, STRIP_ROWS)
     )
     flat: Image.Image | None = None
     for number, strip in enumerate(map(_flat_strip, strips)):
-        flat = flat or Image.new(strip.mode, picture.size)
+        flat = flat or Image.new(strip.mode, image.size)
         flat.paste(strip, (0, number * STRIP_ROWS))
     return flat
 
 
-def _flat_strip(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) / SIXTEEN_TO_EIGHT_BITS).round().astype(np.uint8))
-    if picture.mode == "F":
-        return Image.fromarray(np.nan_to_num(np.asarray(picture)).clip(0, 255).round().astype(np.uint8))
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
+def _flat_strip(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) / SIXTEEN_TO_EIGHT_BITS).round().astype(np.uint8))
+    if image.mode == "F":
+        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, (WHITE,) * 4), layer).convert("RGB")
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")

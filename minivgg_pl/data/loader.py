@@ -78,7 +78,7 @@ class BatchSampler(DistributedSampler):
             raise InputError(f"the checkpoint was saved after {self._start} batches of an epoch that has {len(self)}")
 
 
-class EpochShuffler(BatchSampler):
+class ShuffledBatchSampler(BatchSampler):
     """A new order each epoch, and new flips and shifts, from nothing but the seed and the epoch: a resumed run's own.
 
     Lightning calls `set_epoch` before each epoch. Every device draws the same order, and takes its share of it.
@@ -191,7 +191,7 @@ def make_loader(
         return DataLoader(dataset, batch_size=batch_size // num_devices, collate_fn=whole_batch, generator=own)
     if seed is None:
         return ImageLoader(dataset, BatchSampler(dataset, batch_size, num_devices, rank))
-    return ImageLoader(dataset, EpochShuffler(dataset, seed, batch_size, num_devices, rank), trainer)
+    return ImageLoader(dataset, ShuffledBatchSampler(dataset, seed, batch_size, num_devices, rank), trainer)
 
 
 def least_evaluated(image_shape: tuple[int, int, int], trainer: Trainer | None) -> int:

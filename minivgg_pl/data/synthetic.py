@@ -1,4 +1,4 @@
-"""Ten classes of drawn 32x32 pictures in CIFAR-10's own file format, so that everything runs without a download."""
+"""Ten classes of drawn 32x32 images in CIFAR-10's own file format, so that everything runs without a download."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
 from minivgg_pl.errors import InputError
-from minivgg_pl.paths import typed_path
+from minivgg_pl.files import typed_path
 from minivgg_pl.runs.pickles import check_globals
 
 IMAGE_SIZE = 32
@@ -32,7 +32,7 @@ PICKLED = {
     *(f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")),
 }
 
-# How hard they are is measured, with `classic` on the default 3,000 pictures for 10 epochs: about 99 % of the test set.
+# How hard they are is measured, with `classic` on the default 3,000 images for 10 epochs: about 99 % of the test set.
 # Each shape is a mask over its own coordinates: x to the right, y down, the shape's square is [-1, 1] x [-1, 1].
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "disc": lambda x, y: x**2 + y**2 < 1,
@@ -50,18 +50,18 @@ CLASS_NAMES = tuple(SHAPES)
 
 
 class SyntheticCIFAR10(CIFAR10):
-    """The drawn pictures as a torchvision dataset; read, indexed and transformed as CIFAR-10 is.
+    """The drawn images as a torchvision dataset; read, indexed and transformed as CIFAR-10 is.
 
     The manifest beside the batches holds their MD5, checked before unpickling. It finds damage, not malice: whoever
     can write the batches can write the manifest. So a pickle that asks for more than an array is refused, too.
 
     Args:
         root: Folder that `prepare_synthetic` was given.
-        train: The `train_size` training pictures, or the `train_size // 5` test pictures.
+        train: The `train_size` training images, or the `train_size // 5` test images.
         transform: Applied to each PIL image.
         target_transform: Applied to each label, an int in [0, 10).
-        download: Draw the pictures first if they are not there.
-        train_size: Number of training pictures of the set to read.
+        download: Draw the images first if they are not there.
+        train_size: Number of training images of the set to read.
         seed: Seed of the set to read.
 
     Raises:
@@ -85,7 +85,7 @@ class SyntheticCIFAR10(CIFAR10):
         home = _home(root, train_size, seed)
         md5 = _check_files(home / BASE_FOLDER)
         if md5 is None:
-            raise InputError(f"there are no drawn pictures in {home}: make them with prepare_synthetic")
+            raise InputError(f"there are no drawn images in {home}: make them with prepare_synthetic")
         self.train_list = [[name, md5[name]] for name, _ in CIFAR10.train_list]
         self.test_list = [[name, md5[name]] for name, _ in CIFAR10.test_list]
         self.meta = CIFAR10.meta | {"md5": md5[CIFAR10.meta["filename"]]}
@@ -97,7 +97,7 @@ class SyntheticCIFAR10(CIFAR10):
             if len(self.targets) != size or not set(self.targets) <= set(range(len(CLASS_NAMES))):
                 raise ValueError("labels of other classes, or not one for each image")
         except Exception as error:  # what a pickle of other things raises is not one type
-            raise InputError(f"the drawn pictures in {home} are damaged ({error}): {REMEDY}") from error
+            raise InputError(f"the drawn images in {home} are damaged ({error}): {REMEDY}") from error
 
 
 def prepare_synthetic(root: str | Path, train_size: int = 3000, seed: int = 0) -> None:
@@ -105,23 +105,23 @@ def prepare_synthetic(root: str | Path, train_size: int = 3000, seed: int = 0) -
 
     Args:
         root: Folder of the data; created if needed.
-        train_size: Number of training pictures, a multiple of 50 in [50, 50000]; the test set has a fifth of it, as
+        train_size: Number of training images, a multiple of 50 in [50, 50000]; the test set has a fifth of it, as
             CIFAR-10's has. Both are balanced.
-        seed: Seed of the drawing, at least 0. The test pictures come from a stream of their own.
+        seed: Seed of the drawing, at least 0. The test images come from a stream of their own.
 
     Raises:
         InputError: On another size or seed, a damaged set, or a `root` that cannot be written.
     """
     check_train_size(train_size)
     if seed < 0:
-        raise InputError(f"the seed of the drawn pictures is {seed}: give 0 or more")
+        raise InputError(f"the seed of the drawn images is {seed}: give 0 or more")
     home = _home(root, train_size, seed)
     try:
         if _check_files(home / BASE_FOLDER) is None:
             _write_set(home, train_size, seed)
     except OSError as error:
         raise InputError(
-            f"cannot read or write the drawn pictures in {home}: {error.strerror or error}; make room or give "
+            f"cannot read or write the drawn images in {home}: {error.strerror or error}; make room or give "
             "permission there, or name another data folder with --data.root"
         ) from error
 
@@ -140,7 +140,7 @@ def check_train_size(train_size: int) -> None:
 
 
 def draw_images(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw one picture for each label.
+    """Draw one image for each label.
 
     Position, size, tilt, the two colours, a shade across the background and the noise are random.
 

@@ -15,8 +15,8 @@ from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import ImageDataModule, Split
 from minivgg_pl.data.dataset import ImageDataset
 from minivgg_pl.errors import InputError
+from minivgg_pl.files import typed_path
 from minivgg_pl.models.minivgg import IMAGE_SIZE
-from minivgg_pl.paths import typed_path
 
 Name = Literal["CIFAR100", "FashionMNIST", "MNIST", "SVHN"]
 DIGITS = tuple("0123456789")
@@ -53,7 +53,7 @@ SOURCES = {
 class TorchvisionDataModule(ImageDataModule):
     """CIFAR-100, FashionMNIST, MNIST or SVHN, found in `root` or downloaded there by torchvision.
 
-    Pictures of 28 x 28 pixels get a black border of 2. SVHN's files need scipy to be read: `pip install scipy`.
+    Images of 28 x 28 pixels get a black border of 2. SVHN's files need scipy to be read: `pip install scipy`.
 
     Args:
         root: Folder that holds the data, or gets them.
@@ -108,7 +108,8 @@ class TorchvisionDataModule(ImageDataModule):
         """How the files were checked, for summary.json."""
         return "as torchvision checks them"
 
-    def _prepare_files(self) -> None:
+    def prepare_files(self) -> None:
+        """Let torchvision find or download the files, and check them."""
         for train in (True, False):
             try:
                 self._check(self.source.open(self.hparams.root, train, True))

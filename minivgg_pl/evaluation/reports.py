@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from minivgg_pl.files import write_whole
+from minivgg_pl.files import write_atomically
 
 
 def write_class_report(path: Path, class_names: Sequence[str], report: Mapping[str, Sequence[Any]]) -> None:
@@ -54,4 +54,4 @@ def write_predictions(path: Path, class_names: Sequence[str], labels: Tensor, pr
 def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(path, text.getvalue())
+    write_atomically(path, text.getvalue())

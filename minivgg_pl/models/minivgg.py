@@ -54,7 +54,7 @@ class MiniVGG(nn.Module):
         class_names: The name of each logit's class where `from_pretrained` read them, else None.
 
     Input shape:
-        `(N, in_channels, image_size, image_size)` float in [0, 1]: a picture's bytes divided by 255, never normalised
+        `(N, in_channels, image_size, image_size)` float in [0, 1]: a image's bytes divided by 255, never normalised
         by the caller.
 
     Output shape:
@@ -217,7 +217,7 @@ def _check_arguments(
         raise ValueError(f"dense_units is {dense_units}: give at least 1, or nothing for the variant's own")
     if in_channels < 1:
         raise ValueError(f"in_channels is {in_channels}: give 3 for colour, 1 for grey")
-    # Each of the two blocks halves the picture.
+    # Each of the two blocks halves the image.
     if image_size < 4 or image_size % 4:
         raise ValueError(f"image_size is {image_size}: give a multiple of 4, 4 or more")
     _check_size(variant, num_classes, dense_units, image_size)

@@ -1,4 +1,4 @@
-"""Numbers in, picture out: confusion matrices and reliability diagrams."""
+"""Numbers in, image out: confusion matrices and reliability diagrams."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def draw_confusion_matrix(
     Args:
         matrix: `(C, C)` integer counts, rows true classes, columns predicted; anything numpy can read.
         class_names: The C names in the order of rows and columns.
-        path: Picture to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
+        path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above the matrix.
         shares: Whether the cells say the share of the true class in place of the count.
 
@@ -52,7 +52,7 @@ def draw_reliability(bins: Sequence[tuple[float, float, int]], path: str | Path,
 
     Args:
         bins: `(mean confidence, accuracy, images)` each, the first two in [0, 1].
-        path: Picture to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
+        path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above the chart.
 
     Raises:
@@ -67,7 +67,7 @@ def _confusion_figure(counts: np.ndarray, class_names: Sequence[str], title: str
     side = 2.0 + 0.58 * min(max(len(counts), 6), MAX_COUNTED_CLASSES)
     figure, axes = new_axes(side + 0.6, side, title)
     axes.spines[:].set_visible(False)
-    # A class without a single picture has a row of zeros, which stays zeros.
+    # A class without a single image has a row of zeros, which stays zeros.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(COLOUR_GAMMA, vmin=0, vmax=1))
     ticks = range(len(class_names))

@@ -1,4 +1,4 @@
-"""Numbers in, picture out: learning curves and races."""
+"""Numbers in, image out: learning curves and races."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def draw_curves(
     Args:
         rows: One mapping per epoch, in order: `epoch` (int from 1), `train_loss`, `val_loss` (0 or more), `train_acc`,
             `val_acc` (in [0, 1]). A value may be nan: its point is left out. The legend gives the last row's values.
-        path: Picture to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
+        path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above the chart.
         reference: Rows of the article, as `minivgg_pl.article.article_rows` returns them, drawn pale behind `rows`.
         val_label: What the validation set is called in the legend, `"test"` for instance.
@@ -63,7 +63,7 @@ def draw_accuracy_against_time(
     Args:
         curves: By name, in the legend's order: seconds since the start, all above 0 (the axis is logarithmic, in
             minutes), and the accuracy in [0, 1] at each.
-        path: Picture to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
+        path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above the chart.
         target: Name and value of an accuracy to mark with a horizontal line.
 

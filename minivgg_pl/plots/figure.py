@@ -1,4 +1,4 @@
-"""A figure made and saved: what every picture of this project shares.
+"""A figure made and saved: what every image of this project shares.
 
 Matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
 """
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from minivgg_pl.files import write_whole
+from minivgg_pl.files import write_atomically
 
 # Twice the width of a README column, so that text stays crisp on a high-density screen.
 DPI = 240
@@ -56,4 +56,4 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure to `path`, whose suffix names the format."""
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:] or "png")
-    write_whole(path, content.getvalue())
+    write_atomically(path, content.getvalue())

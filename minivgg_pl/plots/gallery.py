@@ -1,4 +1,4 @@
-"""Pictures of pictures: rows of small images, each with a line or two below it."""
+"""Images of images: rows of small images, each with a line or two below it."""
 
 import math
 from collections.abc import Sequence
@@ -15,38 +15,38 @@ CELL_INCHES = 1.15
 CAPTION_SIZE = 8
 LINE_SPACING = 1.2  # Matplotlib's
 POINTS_PER_INCH = 72
-# Caption lines are cut here, where they would run into the next picture.
+# Caption lines are cut here, where they would run into the next image.
 MAX_CAPTION_LETTERS = 18
 
 
 def draw_gallery(
-    pictures: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str | None = None
+    images: Sequence[np.ndarray], captions: Sequence[str], path: str | Path, title: str | None = None
 ) -> None:
-    """Draw pictures in rows, each above its caption, and write them to `path`.
+    """Draw images in rows, each above its caption, and write them to `path`.
 
     Args:
-        pictures: `(H, W, 3)` or `(H, W, 1)` uint8 each.
-        captions: One for each picture; a line break starts a second line.
-        path: Picture to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
+        images: `(H, W, 3)` or `(H, W, 1)` uint8 each.
+        captions: One for each image; a line break starts a second line.
+        path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above all, or None.
 
     Raises:
-        ValueError: If there are no pictures, or not a caption for each.
+        ValueError: If there are no images, or not a caption for each.
     """
-    if not pictures or len(pictures) != len(captions):
-        raise ValueError(f"{len(pictures)} pictures with {len(captions)} captions: give one each, and at least one")
-    columns = min(len(pictures), MAX_COLUMNS)
-    rows = math.ceil(len(pictures) / columns)
+    if not images or len(images) != len(captions):
+        raise ValueError(f"{len(images)} images with {len(captions)} captions: give one each, and at least one")
+    columns = min(len(images), MAX_COLUMNS)
+    rows = math.ceil(len(images) / columns)
     caption_lines = max(caption.count("\n") for caption in captions) + 1
     width = max(columns, MIN_COLUMNS) * CELL_INCHES
     title_height = len(title_lines(width, title)) * TITLE_SIZE * LINE_SPACING / POINTS_PER_INCH + 0.1 if title else 0
     figure = new_figure(width, rows * (CELL_INCHES + 0.17 * caption_lines) + title_height)
     if title:
         draw_title(figure, title)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True), start=1):
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, number)
         # Pixels stay squares: what is seen is what the network saw.
-        axes.imshow(picture.squeeze(axis=2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+        axes.imshow(image.squeeze(axis=2) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=255)
         axes.set_xlabel(
             as_text("\n".join(_cut(line) for line in caption.split("\n"))), fontsize=CAPTION_SIZE, labelpad=3
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import PART_SUFFIX, write_whole
+from minivgg_pl.files import PART_SUFFIX, write_atomically
 
 try:
     import fcntl
@@ -98,7 +98,7 @@ def write_metrics(path: Path, rows: list[Row]) -> None:
     """Write `metrics.csv`: a header and one row an epoch, in the order of METRIC_COLUMNS; a missing value is nan."""
     lines = [",".join(METRIC_COLUMNS)]
     lines += [",".join(_cell(column, row.get(column, math.nan)) for column in METRIC_COLUMNS) for row in rows]
-    write_whole(path, "\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -144,7 +144,7 @@ def _cell(column: str, value: float) -> str:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write indented JSON, whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -7,10 +7,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from minivgg_pl.data.loader import EpochShuffler
+from minivgg_pl.data.loader import ShuffledBatchSampler
 
 
-class FirstImages:
+class BatchBuffer:
     """An epoch's first training images, as the network got them, to measure the statistics on.
 
     Args:
@@ -31,7 +31,7 @@ class FirstImages:
     def _read_again(self, number: int, device: torch.device, trainer: Trainer) -> None:
         """Make up for the `number` batches that passed before the run was resumed, in the middle of an epoch."""
         sampler = getattr(trainer.train_dataloader, "sampler", None)
-        if isinstance(sampler, EpochShuffler):
+        if isinstance(sampler, ShuffledBatchSampler):
             for images, _ in sampler.earlier_batches(number):
                 if sum(map(len, self.batches)) < self.least:
                     self.batches.append(images.to(device))

@@ -15,7 +15,7 @@ from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.loader import BatchSampler
 from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation import reports
-from minivgg_pl.files import write_whole
+from minivgg_pl.files import write_atomically
 from minivgg_pl.plots import classification as class_plots
 from minivgg_pl.plots import curves as plots
 from minivgg_pl.plots.article import article_rows
@@ -23,7 +23,7 @@ from minivgg_pl.runs import folder as runs
 from minivgg_pl.training.epoch_callback import EpochCallback
 
 # Of a run's time, the most that drawing its curves may take while it trains: a GPU is done with an epoch in less time
-# than matplotlib with a picture.
+# than matplotlib with a image.
 DRAWING_SHARE = 0.05
 # What a drawing takes, before one was made.
 FIRST_DRAWING_SECONDS = 0.3
@@ -50,7 +50,7 @@ class RunRecorder(EpochCallback):
     Args:
         base: Folder that run folders are made in.
         name: Name of the folder that the runs of this kind have under `base`.
-        title: Heading of the run's pictures.
+        title: Heading of the run's images.
         resume: Where the run continues, or None for a new run.
     """
 
@@ -126,7 +126,7 @@ class RunRecorder(EpochCallback):
         num_timed = self.num_train_images - num_train_images(trainer, self._first_batch)
         # Lightning keeps the values of an earlier epoch where this one had no validation.
         fresh = ("val_",) * self._has_validated
-        if trainer.lightning_module.train_totals.is_empty:
+        if trainer.lightning_module.train_metrics.is_empty:
             # Unless a validation stopped the epoch in the middle, before it was logged.
             fresh += ("train_",)
         metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
@@ -151,7 +151,7 @@ class SaveRunConfig(EpochCallback, SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             # Not with the parser's own `save`: a kill would leave half a file.
-            write_whole(runs.next_config(self.recorder.folder), self.parser.dump(self.config, skip_none=False))
+            write_atomically(runs.next_config(self.recorder.folder), self.parser.dump(self.config, skip_none=False))
 
 
 class CurvePlot(EpochCallback):

@@ -13,14 +13,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from minivgg_pl.data.augmentation import derived_seed
-from minivgg_pl.files import make_folder, write_whole
+from minivgg_pl.files import make_folder, write_atomically
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training.callbacks import RunRecorder
 from minivgg_pl.training.epoch_callback import EpochCallback
 from minivgg_pl.training.module import ends_epoch
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, so that a kill leaves the old one or the new one.
 
     Lightning's own goes by way of the folder for temporary files. Where that is another disk the last step is a copy,
@@ -37,7 +37,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         make_folder(path.parent)
-        write_whole(path, content.getbuffer())
+        write_atomically(path, content.getbuffer())
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove one checkpoint file, and nothing else: Lightning's own removes folders too."""
@@ -89,7 +89,7 @@ def _validates_now(trainer: Trainer) -> bool:
 
 def _is_finite(trainer: Trainer, pl_module: LightningModule) -> bool:
     """Tell whether every device's network and losses are: what is NaN must not take the place of what was good."""
-    values = [*pl_module.state_dict().values(), pl_module.train_totals.sums]
+    values = [*pl_module.state_dict().values(), pl_module.train_metrics.sums]
     is_finite = all(value.isfinite().all() for value in values)
     return bool(trainer.strategy.reduce(torch.tensor(float(is_finite), device=pl_module.device), reduce_op="min"))
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # importing Lightning takes seconds, and what reads a checkpo
 NUM_TOTALS = 4
 
 
-class EpochTotals:
+class EpochMetrics:
     """Loss and accuracy of an epoch, summed on the device and read once.
 
     Attributes:

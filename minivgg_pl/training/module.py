@@ -13,9 +13,9 @@ from torch.nn import functional
 from minivgg_pl.errors import NonFiniteLossError
 from minivgg_pl.evaluation.class_metrics import class_metrics
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
-from minivgg_pl.training.batch_norm import FirstImages, average_over_devices, measure_statistics
+from minivgg_pl.training.batch_norm import BatchBuffer, average_over_devices, measure_statistics
 from minivgg_pl.training.hyperparameters import check_hyperparameters
-from minivgg_pl.training.metrics import EpochTotals
+from minivgg_pl.training.metrics import EpochMetrics
 from minivgg_pl.training.optim import make_optimizer, make_schedule
 from minivgg_pl.weights.init_from import load_initial_weights
 
@@ -109,11 +109,11 @@ class LitMiniVGG(LightningModule):
         # channels_last only orders the bytes in memory; state dict and results stay those of the plain layout.
         self.net = net.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(2, *net.image_shape)
-        self.train_totals = EpochTotals()
+        self.train_metrics = EpochMetrics()
         self._first_step = 0
         self.has_initial_weights = False
-        self._first_images = FirstImages(batch_norm_images)
-        self.eval_totals = EpochTotals()
+        self._first_images = BatchBuffer(batch_norm_images)
+        self.eval_metrics = EpochMetrics()
         self.class_metrics = class_metrics(num_classes)
         self.class_report: dict[str, Tensor] = {}
 
@@ -123,7 +123,7 @@ class LitMiniVGG(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Inside an epoch: what it has summed up so far, a row `(4,)` for each device.
-        totals = self.train_totals
+        totals = self.train_metrics
         sums = None if totals.is_empty else self.all_gather(totals.sums).reshape(-1, len(totals.sums))
         checkpoint["epoch_so_far"] = {"sums": sums, "first_step": self._first_step}
 
@@ -133,7 +133,7 @@ class LitMiniVGG(LightningModule):
         self._first_step = so_far.get("first_step", 0)
         if so_far.get("sums") is not None:
             for own in torch.atleast_2d(so_far["sums"])[self.global_rank : self.global_rank + 1]:
-                self.train_totals.restore(own)
+                self.train_metrics.restore(own)
 
     def on_fit_start(self) -> None:
         # After a checkpoint, if any, was restored.
@@ -150,7 +150,7 @@ class LitMiniVGG(LightningModule):
         self.has_initial_weights = True
 
     def on_train_epoch_start(self) -> None:
-        self.train_totals.reset()
+        self.train_metrics.reset()
         self._first_images.batches.clear()
         self._first_step = self.trainer.global_step
 
@@ -161,7 +161,7 @@ class LitMiniVGG(LightningModule):
         logits = self.net(images, self.hparams.dropout_samples)
         targets = targets.repeat(self.hparams.dropout_samples, 1)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
-        self.train_totals.update(loss, logits, targets)
+        self.train_metrics.update(loss, logits, targets)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -173,7 +173,7 @@ class LitMiniVGG(LightningModule):
             self._check_finite()
         if is_last:
             # Here, and not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
-            self._log_epoch("train", self.train_totals)
+            self._log_epoch("train", self.train_metrics)
 
     def _measure_batch_norm(self) -> None:
         with self.trainer.precision_plugin.forward_context():
@@ -181,13 +181,13 @@ class LitMiniVGG(LightningModule):
         average_over_devices(self.net, self)
 
     def _check_finite(self) -> None:
-        first_bad = self.train_totals.first_bad_batch(self)
+        first_bad = self.train_metrics.first_bad_batch(self)
         if first_bad is not None:
             step = self._first_step + first_bad // self.trainer.accumulate_grad_batches + 1
             raise NonFiniteLossError("training", self.current_epoch + 1, step)
 
     def on_validation_epoch_start(self) -> None:
-        self.eval_totals.reset()
+        self.eval_metrics.reset()
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add the batch to the epoch's totals."""
@@ -195,12 +195,12 @@ class LitMiniVGG(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
-        if self.trainer.state.fn == TrainerFn.FITTING and self.eval_totals.first_bad_batch(self) is not None:
+        if self.trainer.state.fn == TrainerFn.FITTING and self.eval_metrics.first_bad_batch(self) is not None:
             raise NonFiniteLossError("validation", self.current_epoch + 1, self.trainer.global_step)
-        self._log_epoch("val", self.eval_totals)
+        self._log_epoch("val", self.eval_metrics)
 
     def on_test_epoch_start(self) -> None:
-        self.eval_totals.reset()
+        self.eval_metrics.reset()
         self.class_metrics.reset()
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -209,7 +209,7 @@ class LitMiniVGG(LightningModule):
         self.class_metrics.update(logits.argmax(dim=1), targets.argmax(dim=1))
 
     def on_test_epoch_end(self) -> None:
-        self._log_epoch("test", self.eval_totals)
+        self._log_epoch("test", self.eval_metrics)
         self.class_report = {name: value.cpu() for name, value in self.class_metrics.compute().items()}
 
     def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
@@ -230,10 +230,10 @@ class LitMiniVGG(LightningModule):
     def _evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         images, targets = batch
         logits = self.net(images)
-        self.eval_totals.update(functional.cross_entropy(logits, targets), logits, targets)
+        self.eval_metrics.update(functional.cross_entropy(logits, targets), logits, targets)
         return logits, targets
 
-    def _log_epoch(self, stage: str, totals: EpochTotals) -> None:
+    def _log_epoch(self, stage: str, totals: EpochMetrics) -> None:
         values = totals.compute_and_reset(self)
         metrics = {f"{stage}_{name}": value for name, value in values.items()}
         # The totals are already those of all devices; sync_dist only averages equal values.

@@ -18,7 +18,7 @@ def end_at_once(number: int, frame: Any) -> None:
     raise SIGTERMException
 
 
-class TerminateTogether(EpochCallback):
+class DistributedSigterm(EpochCallback):
     """Ends all processes of a run at the same batch once one of them is sent SIGTERM.
 
     Lightning 2.6 answers the signal with a broadcast inside its handler (`_SignalConnector._sigterm_notifier_fn`). A

@@ -96,7 +96,7 @@ def _check_onnx(session: Any, net: nn.Module, image_shape: tuple[int, int, int])
 
 def model_card(trained: TrainedNetwork) -> str:
     """Return a description in Markdown of what the network is, takes and reaches; what is not known is left out."""
-    options, facts = trained.net.options, trained.facts
+    options, metadata = trained.net.options, trained.metadata
     channels, height, width = trained.net.image_shape
     lines = [f"# Mini VGG, {options['variant']}", ""]
     lines.append(
@@ -105,25 +105,25 @@ def model_card(trained: TrainedNetwork) -> str:
     )
     lines += ["", "| | |", "|---|---|"]
     rows = {
-        "input": f"float32 (N, {channels}, {height}, {width}), a picture's bytes divided by 255"
+        "input": f"float32 (N, {channels}, {height}, {width}), a image's bytes divided by 255"
         + ("; normalised inside" if options["mean"] or options["std"] else ""),
         "output": f"logits (N, {options['num_classes']}); softmax makes them probabilities",
         "classes": ", ".join(trained.class_names),
-        "trained on": facts.get("dataset"),
-        "recipe": facts.get("recipe"),
-        "started from": facts.get("init_from"),
-        "epochs": facts.get("epochs"),
-        "training not finished": facts.get("unfinished"),
-        "seed": facts.get("seed"),
-        f"accuracy on {facts.get('tested_on', 'the test set')}": _accuracy(facts),
+        "trained on": metadata.get("dataset"),
+        "recipe": metadata.get("recipe"),
+        "started from": metadata.get("init_from"),
+        "epochs": metadata.get("epochs"),
+        "training not finished": metadata.get("unfinished"),
+        "seed": metadata.get("seed"),
+        f"accuracy on {metadata.get('tested_on', 'the test set')}": _accuracy(metadata),
     }
     lines += [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
     lines += [
         "",
         "## Limits",
         "",
-        "It names one of its classes for any picture whatever, also for one that shows none of them. Pictures are cut "
-        f"to their central square and averaged down to {height} x {width} pixels: small things in large pictures are "
+        "It names one of its classes for any image whatever, also for one that shows none of them. Images are cut "
+        f"to their central square and averaged down to {height} x {width} pixels: small things in large images are "
         "lost.",
         "",
         "## Use",
@@ -139,8 +139,8 @@ def model_card(trained: TrainedNetwork) -> str:
     return "\n".join(lines)
 
 
-def _accuracy(facts: dict[str, Any]) -> str | None:
-    if "test_accuracy" not in facts:
+def _accuracy(metadata: dict[str, Any]) -> str | None:
+    if "test_accuracy" not in metadata:
         return None
-    images = f" of {facts['test_images']:,} images" if facts.get("test_images") else ""
-    return f"{facts['test_accuracy']:.2%}{images}, one run, last epoch"
+    images = f" of {metadata['test_images']:,} images" if metadata.get("test_images") else ""
+    return f"{metadata['test_accuracy']:.2%}{images}, one run, last epoch"

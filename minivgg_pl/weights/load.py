@@ -14,13 +14,13 @@ from torch import Tensor
 
 from minivgg_pl import __version__
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import write_whole
+from minivgg_pl.files import write_atomically
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.runs.checkpoint import data_state, last_checkpoint, read_checkpoint
 from minivgg_pl.weights import pretrained
 from minivgg_pl.weights.keras_h5 import is_keras_file
-from minivgg_pl.weights.metadata import FACTS, checked_facts, run_facts
+from minivgg_pl.weights.metadata import METADATA, checked_metadata, run_metadata
 from minivgg_pl.weights.pretrained import FOLDER, SHA256
 
 FORMAT = "minivgg_pl"
@@ -34,13 +34,13 @@ class TrainedNetwork:
     Attributes:
         net: In evaluation mode, on the CPU, in float32.
         class_names: The name of each logit's class, in order.
-        facts: Of FACTS what is known: data set, recipe, seed, epochs, and accuracy in [0, 1] on the test set.
+        metadata: Of METADATA what is known: data set, recipe, seed, epochs, and accuracy in [0, 1] on the test set.
         source: What it was read from, as typed.
     """
 
     net: MiniVGG
     class_names: list[str]
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     source: str = ""
 
 
@@ -80,16 +80,16 @@ def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
         half: Whether to keep kernels as float16, which halves the file.
     """
     tensors = {name: _stored(tensor, half) for name, tensor in trained.net.state_dict().items()}
-    metadata = {
+    header = {
         "format": FORMAT,
         "package_version": __version__,
         "network": json.dumps(trained.net.options),
         "variant": trained.net.options["variant"],
         "class_names": json.dumps(trained.class_names),
         "normalization": json.dumps({name: trained.net.options[name] for name in NORMALIZATION}),
-        **{name: json.dumps(value) for name, value in trained.facts.items() if value is not None},
+        **{name: json.dumps(value) for name, value in trained.metadata.items() if value is not None},
     }
-    return save(tensors, metadata)
+    return save(tensors, header)
 
 
 def ship(trained: TrainedNetwork) -> Path:
@@ -103,15 +103,15 @@ def ship(trained: TrainedNetwork) -> Path:
     """
     variant = trained.net.options["variant"]
     is_own = trained.net.options["dense_units"] in (None, ARCHITECTURES[variant].dense_units)
-    if trained.facts.get("dataset") != "cifar10" or not is_own:
+    if trained.metadata.get("dataset") != "cifar10" or not is_own:
         raise InputError(f"{trained.source}: only a {variant} trained on CIFAR-10 can come with the package")
     path, content = FOLDER / f"{variant}.safetensors", weights_bytes(trained, half=True)
-    write_whole(path, content)
+    write_atomically(path, content)
     checksums = SHA256 | {variant: hashlib.sha256(content).hexdigest()}
     lines = "".join(f'    "{name}": "{checksums[name]}",\n' for name in sorted(checksums))
     source = Path(pretrained.__file__)
     head, _, _ = source.read_text().partition("SHA256 = {")
-    write_whole(source, f"{head}SHA256 = {{\n{lines}}}\n")
+    write_atomically(source, f"{head}SHA256 = {{\n{lines}}}\n")
     return path
 
 
@@ -135,20 +135,20 @@ def _read_safetensors(path: Path, source: str) -> TrainedNetwork:
             if int.from_bytes(raw.read(8), "little") > MAX_HEADER_BYTES:
                 raise InputError(f"{path}: not a readable .safetensors file, or a damaged one (its header is too long)")
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable .safetensors file, or a damaged one ({error})") from error
-    if metadata.get("format") != FORMAT:
+    if header.get("format") != FORMAT:
         raise InputError(f"{path}: it lacks the metadata that this project writes, so its network is not known")
     try:
-        options, class_names = json.loads(metadata["network"]), json.loads(metadata["class_names"])
-        facts = {name: json.loads(metadata[name]) for name in FACTS if name in metadata}
-        facts = checked_facts(facts)
+        options, class_names = json.loads(header["network"]), json.loads(header["class_names"])
+        metadata = {name: json.loads(header[name]) for name in METADATA if name in header}
+        metadata = checked_metadata(metadata)
     except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its metadata are damaged ({error})") from error
     net = _build(path, options, tensors)
-    return TrainedNetwork(net, _check_names(path, class_names, net), facts, source)
+    return TrainedNetwork(net, _check_names(path, class_names, net), metadata, source)
 
 
 def _read_checkpoint(path: Path, source: str) -> TrainedNetwork:
@@ -162,8 +162,8 @@ def _read_checkpoint(path: Path, source: str) -> TrainedNetwork:
     # A data module of the user's own need not name its classes.
     numbers = [str(number) for number in range(net.options["num_classes"])]
     class_names = data_state(content).get("class_names", numbers)
-    facts = run_facts(path, content)
-    return TrainedNetwork(net, _check_names(path, class_names, net), facts, source)
+    metadata = run_metadata(path, content)
+    return TrainedNetwork(net, _check_names(path, class_names, net), metadata, source)
 
 
 def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MiniVGG:

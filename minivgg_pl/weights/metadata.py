@@ -8,28 +8,30 @@ from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.checkpoint import data_state, run_folder_of
 
 # What a weights file says of the run it comes from, where the run said it.
-FACTS = ("dataset", "recipe", "init_from", "seed", "epochs", "unfinished", "test_accuracy", "test_images", "tested_on")
-FACTS += ("split",)
+METADATA = (
+    *("dataset", "recipe", "init_from", "seed", "epochs", "unfinished"),
+    *("test_accuracy", "test_images", "tested_on", "split"),
+)
 
 
-def run_facts(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def run_metadata(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the checkpoint's run says of it: the test's result only if it is the tested epoch's."""
     folder = run_folder_of(path)
     summary = runs.read_summary(folder) if folder else None
     data_options = content.get("datamodule_hyper_parameters")
-    facts = {
+    metadata = {
         "dataset": data_options.get("dataset") if isinstance(data_options, dict) else None,
         "init_from": content["hyper_parameters"].get("init_from"),
         "split": data_state(content).get("split"),
         "unfinished": _place_inside_epoch(content),
     }
     if summary:
-        facts |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
+        metadata |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
         epoch = content.get("epoch", -1)
         if isinstance(epoch, int) and summary.get("epochs") == epoch + 1:
-            facts |= {"epochs": summary["epochs"], "test_accuracy": summary.get("test_acc")}
-            facts |= {name: summary.get(name) for name in ("test_images", "tested_on")}
-    return checked_facts(facts)
+            metadata |= {"epochs": summary["epochs"], "test_accuracy": summary.get("test_acc")}
+            metadata |= {name: summary.get(name) for name in ("test_images", "tested_on")}
+    return checked_metadata(metadata)
 
 
 def _place_inside_epoch(content: Mapping[str, Any]) -> str | None:
@@ -40,15 +42,15 @@ def _place_inside_epoch(content: Mapping[str, Any]) -> str | None:
     return f"saved inside epoch {content.get('epoch', 0) + 1}, after {batches} of its batches"
 
 
-def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of `facts` is of the right kind: they come from files that anybody may have written."""
+def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of `metadata` is of the right kind: they come from files that anybody may have written."""
     kinds = {"seed": int, "epochs": int, "test_images": int, "test_accuracy": float, "split": dict}
     # JSON has no difference between 1 and 1.0.
-    facts = {name: float(v) if name == "test_accuracy" and type(v) is int else v for name, v in facts.items()}
-    facts = {name: value for name, value in facts.items() if isinstance(value, kinds.get(name, str))}
-    if "split" in facts and not _is_split(facts["split"]):
-        del facts["split"]
-    return facts
+    metadata = {name: float(v) if name == "test_accuracy" and type(v) is int else v for name, v in metadata.items()}
+    metadata = {name: value for name, value in metadata.items() if isinstance(value, kinds.get(name, str))}
+    if "split" in metadata and not _is_split(metadata["split"]):
+        del metadata["split"]
+    return metadata
 
 
 def _is_split(split: Mapping[str, Any]) -> bool:

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
 from minivgg_pl.data.dataset import ImageDataset
-from minivgg_pl.data.loader import LEAST_TO_TRAIN, BatchSampler, EpochShuffler, ImageLoader, batch_sizes
+from minivgg_pl.data.loader import LEAST_TO_TRAIN, BatchSampler, ImageLoader, ShuffledBatchSampler, batch_sizes
 from minivgg_pl.models.architectures import ARCHITECTURES
+from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import HYPERPARAMETER_DEFAULTS, LitMiniVGG
-from minivgg_pl.training.precision import choose_precision
 
 # Takes the epoch's number and the most batches to train on; None: all.
 Train = Callable[[int, int | None], None]
@@ -120,7 +120,7 @@ def _network_and_loaders(args: argparse.Namespace) -> tuple[LitMiniVGG, ImageLoa
     # Not the module's own loaders: without a trainer these move the images back to the CPU.
     train_set = data.train_set.subset(torch.arange(args.images)).to(device)
     val_set = data.val_set.to(device)
-    shuffler = EpochShuffler(train_set, data.shuffle_seed, size, num_devices=1, rank=0)
+    shuffler = ShuffledBatchSampler(train_set, data.shuffle_seed, size, num_devices=1, rank=0)
     sampler = BatchSampler(val_set, size, num_devices=1, rank=0)
     return LitMiniVGG(args.variant).to(device), ImageLoader(train_set, shuffler), ImageLoader(val_set, sampler)
 

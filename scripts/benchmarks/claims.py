@@ -9,7 +9,7 @@ from typing import Any
 
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import write_whole
+from minivgg_pl.files import write_atomically
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.plots.article import article_rows
 from minivgg_pl.runs import folder as runs
@@ -58,7 +58,7 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(results)
-    write_whole(path, text.getvalue())
+    write_atomically(path, text.getvalue())
 
 
 def add_result(path: Path, result: Result) -> bool:
@@ -112,7 +112,7 @@ def _checkpoints_hash(folder: Path, summary: Result) -> str | None:
     from minivgg_pl.weights.load import load_trained
 
     trained = load_trained(folder)
-    return weights_sha256(trained.net) if trained.facts.get("epochs") == summary["epochs"] else None
+    return weights_sha256(trained.net) if trained.metadata.get("epochs") == summary["epochs"] else None
 
 
 def _row(summary: Result) -> Result:

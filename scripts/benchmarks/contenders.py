@@ -113,7 +113,7 @@ def run_ours(args: argparse.Namespace, recipe: str, *extra: Any) -> Race:
 
     from minivgg_pl.cli.lightning_cli import MiniVGGCLI
     from minivgg_pl.cli.recipes import recipe_path
-    from minivgg_pl.training.memory import keep_freed_memory
+    from minivgg_pl.training.hardware import keep_freed_memory
 
     keep_freed_memory()
     options = [f"--config={recipe_path(recipe)}", f"--model.variant={args.variant}", "--native_bf16=true"]

@@ -51,8 +51,8 @@ class RandomImages(CIFAR10DataModule):
         super().__init__()
         self.num_images = num_images
 
-    def _prepare_files(self) -> None:
-        pass
+    def prepare_files(self) -> None:
+        """Nothing to prepare."""
 
     def _load(self, split: str) -> ImageDataset:
         size = self.num_images if split == "train" else self.batch_size
@@ -200,7 +200,7 @@ def print_table(rounds: list[tuple[Epoch, Epoch]], args: argparse.Namespace) -> 
         (lightning.total - lightning.batches) - (bare.total - bare.batches) for bare, lightning in rounds
     )
     print(f"\noverhead     {overhead:.1%} (median of the rounds)")
-    print(f"of which     {step * 1e6:.0f} us a step, and {epoch_end:.2f} s an epoch for row, picture and checkpoints")
+    print(f"of which     {step * 1e6:.0f} us a step, and {epoch_end:.2f} s an epoch for row, image and checkpoints")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Race the mini VGG trainings on this machine: ours, a bare PyTorch loop, the usual tutorial, and Keras 3.
 
-    python scripts/benchmarks/race.py                                    # speed, on drawn pictures
+    python scripts/benchmarks/race.py                                    # speed, on drawn images
     python scripts/benchmarks/race.py --dataset cifar10 --root data --images 50000 --epochs 10 --rounds 1
     python scripts/benchmarks/race.py --grow                             # batch size, data size, width
     python scripts/benchmarks/race.py --profile --contenders modern      # and where the time of an update goes
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run all rounds, print the table, write the CSV and the picture; with the hidden `--role`, run one race."""
+    """Run all rounds, print the table, write the CSV and the image; with the hidden `--role`, run one race."""
     if args.role:
         return play(args)
     if args.runs:
@@ -178,7 +178,7 @@ def matrix_rates(args: argparse.Namespace) -> dict[str, float]:
     """Return FLOP/s of a large matrix product, in float32 and in bfloat16 where that is native."""
     import torch
 
-    from minivgg_pl.training.precision import computes_bf16
+    from minivgg_pl.training.hardware import computes_bf16
 
     device = "cuda" if args.gpus else "cpu"
     if args.threads:
@@ -204,7 +204,7 @@ def grow(args: argparse.Namespace) -> int:
         print(f"\n{what:<12} images/s  s an epoch  peak MB", flush=True)
         for extra in settings:
             value = extra[-1].rpartition("=")[2]
-            # Another number of pictures is another set on disk.
+            # Another number of images is another set on disk.
             folder = ["--root", f"{args.root}/{value}"] if what == "images" else []
             result = run_race(args, contender, [*extra, *folder])
             if not result:

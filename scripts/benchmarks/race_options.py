@@ -50,7 +50,7 @@ def _parser(description: str) -> OneLineArgumentParser:
     parser.add_argument("--epochs", type=int, default=1, help="0: each contender's own number (default: 1)")
     parser.add_argument("--batch-size", type=int, help="for all (default: the recipe's; 64 for the others)")
     parser.add_argument("--dataset", choices=("synthetic", "cifar10"), default="synthetic")
-    parser.add_argument("--root", help="folder with the data (default: drawn pictures in a temporary folder)")
+    parser.add_argument("--root", help="folder with the data (default: drawn images in a temporary folder)")
     parser.add_argument("--gpus", type=int, choices=(0, 1), default=0)
     parser.add_argument("--threads", type=int, help="threads of each contender (default: what each chooses)")
     parser.add_argument("--output", type=Path, help="folder for benchmark.csv and benchmark.png (default: none)")
@@ -86,7 +86,7 @@ def _check_data(parser: OneLineArgumentParser, args: argparse.Namespace) -> None
     if args.images > 50_000:
         parser.error(f"--images {args.images}: CIFAR-10 has 50,000 training images; give at most that")
     if args.grow:
-        parser.error("--grow draws its own pictures: leave --dataset out")
+        parser.error("--grow draws its own images: leave --dataset out")
     if args.root is None:
         parser.error("--dataset cifar10 needs --root, the folder with the data")
 

@@ -1,4 +1,4 @@
-"""What `race.py` makes of its races: the table, the CSV and the picture."""
+"""What `race.py` makes of its races: the table, the CSV and the image."""
 
 import argparse
 import csv
@@ -15,7 +15,7 @@ from contenders import CONTENDERS, Race
 
 from minivgg_pl.cli.recipes import RECIPES
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import make_folder, write_whole
+from minivgg_pl.files import make_folder, write_atomically
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.plots.curves import draw_accuracy_against_time
 from minivgg_pl.runs import folder as runs
@@ -26,7 +26,7 @@ CSV_NAME = "benchmark.csv"
 # The article's best validation accuracy: `wide`, 20 epochs.
 TARGET = 0.8199
 COLUMNS = ("contender", "variant", "dataset", "round", "epoch", "train_seconds", "seconds", "val_acc", "peak_mb")
-DATA = {"cifar10": "CIFAR-10", "synthetic": "drawn pictures, not CIFAR-10"}
+DATA = {"cifar10": "CIFAR-10", "synthetic": "drawn images, not CIFAR-10"}
 
 
 class Entry(NamedTuple):
@@ -119,7 +119,7 @@ def write_csv(args: argparse.Namespace, races: dict[str, list[Race]]) -> None:
             for epoch, (train, total, accuracy) in enumerate(rows, start=1):
                 cells = (f"{train:.3f}", f"{total:.3f}", f"{accuracy:.4f}", f"{race.peak_mb:.0f}")
                 writer.writerow([name, args.variant, args.dataset, number, epoch, *cells])
-    write_whole(args.output / CSV_NAME, text.getvalue())
+    write_atomically(args.output / CSV_NAME, text.getvalue())
 
 
 def draw(args: argparse.Namespace, races: dict[str, list[Race]]) -> None:
@@ -133,10 +133,10 @@ def compare_runs(paths: Iterable[Path], output: Path | None) -> None:
 
     Args:
         paths: Folders of finished runs of `scripts/train.py`, and `benchmark.csv` files.
-        output: Folder for the picture; None: no picture.
+        output: Folder for the image; None: no image.
 
     Raises:
-        InputError: If one is neither, or if a picture cannot show all of them.
+        InputError: If one is neither, or if a image cannot show all of them.
     """
     entries = [entry for p in dict.fromkeys(paths) for entry in ([_read_run(p)] if p.is_dir() else _read_races(p))]
     entries = _with_own_names(entries)
@@ -170,7 +170,7 @@ def _check_drawable(entries: list[Entry]) -> None:
         raise InputError("--runs: none of these runs was validated, so there is nothing to draw; leave --output out")
     if len(datasets := sorted({entry.dataset for entry in entries})) > 1:
         raise InputError(
-            f"--runs: one picture cannot show runs on {' and on '.join(datasets)}; give runs on one of them, or leave "
+            f"--runs: one image cannot show runs on {' and on '.join(datasets)}; give runs on one of them, or leave "
             "--output out"
         )
 
@@ -235,5 +235,5 @@ def _are_measured(seconds: list[float], accuracies: list[float]) -> bool:
 def draw_curves(curves: dict[str, tuple[list[float], list[float]]], output: Path, dataset: str, subject: str) -> None:
     """Draw `benchmark.png`: seconds and accuracies by name, and on CIFAR-10 the article's best."""
     target = ("the article's best", TARGET) if dataset == "cifar10" else None
-    title = f"{subject} on {DATA.get(dataset, 'other pictures')}"
+    title = f"{subject} on {DATA.get(dataset, 'other images')}"
     draw_accuracy_against_time(curves, output / "benchmark.png", title, target=target)

@@ -13,7 +13,7 @@ WORKERS = 2
 
 
 def run_tutorial(args: argparse.Namespace) -> Race:
-    """Train as Lightning tutorials do: a picture at a time, worker processes, metrics logged every step."""
+    """Train as Lightning tutorials do: a image at a time, worker processes, metrics logged every step."""
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from torch.nn import functional
@@ -23,7 +23,7 @@ def run_tutorial(args: argparse.Namespace) -> Race:
 
     from minivgg_pl.models.minivgg import MiniVGG
 
-    class Pictures(Dataset):
+    class Images(Dataset):
         def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
             self.images, self.labels = images, labels
             self.transform = Compose([ToImage(), ToDtype(torch.float32, scale=True)])
@@ -74,8 +74,8 @@ def run_tutorial(args: argparse.Namespace) -> Race:
     batch = args.batch_size or DEFAULT_BATCH_SIZE
     options = {"batch_size": batch, "num_workers": WORKERS, "persistent_workers": True}
     # Batch norm cannot train on a last batch of one image.
-    shuffled = DataLoader(Pictures(*train), shuffle=True, drop_last=len(train[0]) % batch == 1, **options)
-    loaders = shuffled, DataLoader(Pictures(*val), **options)
+    shuffled = DataLoader(Images(*train), shuffle=True, drop_last=len(train[0]) % batch == 1, **options)
+    loaders = shuffled, DataLoader(Images(*val), **options)
     for epochs, limit in ((1, WARM_UP_BATCHES), (args.epochs or ARCHITECTURES[args.variant].epochs, None)):
         watch = Stopwatch()
         with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ from scaling_model import (
 from scaling_terms import measure_terms
 
 from minivgg_pl.cli.command import EXIT_FAILED, OneLineArgumentParser, fail, guarded
-from minivgg_pl.files import check_output, make_folder, write_whole
+from minivgg_pl.files import check_output, make_folder, write_atomically
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.runs.folder import METRICS, read_metrics
 
@@ -109,7 +109,7 @@ def scale(args: argparse.Namespace) -> int:
             return fail(f"a run failed: {lines[-1].removeprefix('error: ')}", EXIT_FAILED)
     print_predicted(terms, args.batch_size)
     if args.output:
-        write_whole(args.output / "scaling.csv", as_csv(terms, measured, args.variant, args.batch_size))
+        write_atomically(args.output / "scaling.csv", as_csv(terms, measured, args.variant, args.batch_size))
         draw(terms, measured, args.variant, args.batch_size, args.output / "scaling.png")
     return 0
 
@@ -129,7 +129,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Terms], list[Measured]]
     import torch
 
     from minivgg_pl.data.synthetic import prepare_synthetic
-    from minivgg_pl.training.memory import keep_freed_memory
+    from minivgg_pl.training.hardware import keep_freed_memory
     from minivgg_pl.training.summary import device_name
 
     torch.set_num_threads(1)
@@ -139,7 +139,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Terms], list[Measured]]
         prepare_synthetic(folder, train_size=args.images)
         terms = measure_terms(args.variant, args.batch_size, folder)
         measured = measure_runs(args, folder)
-    print(f"{args.variant}, {args.images:,} drawn pictures, not CIFAR-10, rounds: {args.rounds}; epoch {EPOCHS}")
+    print(f"{args.variant}, {args.images:,} drawn images, not CIFAR-10, rounds: {args.rounds}; epoch {EPOCHS}")
     print(f"{device_name(torch.device('cpu'))} a process, {os.cpu_count()} cores, torch {torch.__version__}\n")
     print_measured(measured, args.batch_size)
     print("\nFrom a step at two batch sizes in one process, and gloo's all-reduce between two:")

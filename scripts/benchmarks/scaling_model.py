@@ -1,4 +1,4 @@
-"""When more devices stop paying: a step's time as a formula, and `scaling.py`'s tables and picture of it.
+"""When more devices stop paying: a step's time as a formula, and `scaling.py`'s tables and image of it.
 
 A step with b images on each of N devices takes
 
@@ -112,7 +112,7 @@ def max_devices(batch_size: int, split: bool) -> int:
 
 
 def batch_name(batch_size: int, split: bool) -> str:
-    """Return what tables and pictures call a way to deal out the batches."""
+    """Return what tables and images call a way to deal out the batches."""
     return f"{batch_size} split" if split else f"{batch_size} on each"
 
 

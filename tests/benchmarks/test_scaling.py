@@ -91,7 +91,7 @@ def test_given_numbers_are_predicted_printed_and_kept(tmp_path):
     assert "scaling.csv: the file exists" in again.stderr
 
 
-def test_what_was_measured_stands_in_the_file_and_the_picture(model, terms, tmp_path):
+def test_what_was_measured_stands_in_the_file_and_the_image(model, terms, tmp_path):
     measured = [model.Measured(1, True, [100.0, 110.0], 1.0), model.Measured(2, False, [180.0, 220.0], 1.9)]
     text = model.as_csv({"wide": terms}, measured, "wide", 64)
     assert text.splitlines()[2] == "measured,wide,64 on each,2,200.0,1.9000,0.9500"

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.data.dataset import ImageDataset
-from minivgg_pl.data.loader import EpochShuffler
+from minivgg_pl.data.loader import ShuffledBatchSampler
 from minivgg_pl.models.minivgg import MiniVGG
 from tests.conftest import BENCHMARKS, REPOSITORY, SYNTHETIC_SIZE
 
@@ -52,13 +52,13 @@ def test_bad_options_of_the_overhead_script_are_one_line(option, script_here, ca
 
 
 @pytest.mark.slow
-def test_the_race_prints_a_row_each_and_keeps_csv_and_picture(tmp_path, synthetic_root, script_here, capfd):
+def test_the_race_prints_a_row_each_and_keeps_csv_and_image(tmp_path, synthetic_root, script_here, capfd):
     # Batches that leave a rest of one image, on which batch norm cannot train.
     options = f"--contenders modern tutorial --images {SYNTHETIC_SIZE} --rounds 1 --epochs 2 --batch-size 199"
     assert script_here("race.py", *options.split(), f"--root={synthetic_root}", f"--output={tmp_path}") == 0
     printed = capfd.readouterr().out
     assert "158 MFLOP an image" in printed
-    assert "drawn pictures, not CIFAR-10" in printed
+    assert "drawn images, not CIFAR-10" in printed
     assert "matrix rate: float32" in printed
     rows = printed.splitlines()[-2:]
     assert [row.split()[0] for row in rows] == ["modern", "tutorial"]
@@ -141,9 +141,9 @@ def test_the_bare_loop_moves_nothing_by_iterating_and_has_a_new_order_each_epoch
     from bare_loops import run_bare
 
     moves, orders = [], []
-    move, draw = ImageDataset.to, EpochShuffler._order
+    move, draw = ImageDataset.to, ShuffledBatchSampler._order
     monkeypatch.setattr(ImageDataset, "to", lambda data, device: moves.append(device) or move(data, device))
-    monkeypatch.setattr(EpochShuffler, "_order", lambda sampler: orders.append(draw(sampler)) or orders[-1])
+    monkeypatch.setattr(ShuffledBatchSampler, "_order", lambda sampler: orders.append(draw(sampler)) or orders[-1])
     options = {"root": synthetic_root, "dataset": "synthetic", "images": SYNTHETIC_SIZE, "gpus": 0}
     race = run_bare(Namespace(**options, variant="classic", batch_size=None, epochs=2))
     assert len(race.seconds) == 2
@@ -192,8 +192,8 @@ def test_races_on_cifar10_have_a_time_to_the_articles_best(tmp_path, script_here
     assert [row[-4:] for row in rows] == [["2", "2.0", "2.0", "0.8250"], ["1", "1.5", "-", "0.5500"]]
 
 
-@pytest.mark.parametrize(("dataset", "words"), [("cifar10", "on CIFAR-10"), ("synthetic", "on drawn pictures, not")])
-def test_the_picture_says_what_the_races_were_on(dataset, words, tmp_path, script_here, monkeypatch):
+@pytest.mark.parametrize(("dataset", "words"), [("cifar10", "on CIFAR-10"), ("synthetic", "on drawn images, not")])
+def test_the_image_says_what_the_races_were_on(dataset, words, tmp_path, script_here, monkeypatch):
     titles = []
     monkeypatch.setattr(
         "minivgg_pl.plots.curves.draw_accuracy_against_time", lambda *words, **_: titles.append(words[2])
@@ -207,11 +207,11 @@ def test_the_picture_says_what_the_races_were_on(dataset, words, tmp_path, scrip
     assert words in titles[0]
 
 
-def test_no_picture_has_runs_on_several_data_sets(tmp_path, script_here, capfd):
+def test_no_image_has_runs_on_several_data_sets(tmp_path, script_here, capfd):
     (tmp_path / "races.csv").write_text(RACES.replace("tutorial,wide,cifar10", "tutorial,wide,synthetic"))
     assert script_here("race.py", "--runs", tmp_path / "races.csv") == 0
     assert script_here("race.py", "--runs", tmp_path / "races.csv", f"--output={tmp_path}/compared") == 2
-    assert "one picture cannot show runs on cifar10 and on synthetic" in capfd.readouterr().err
+    assert "one image cannot show runs on cifar10 and on synthetic" in capfd.readouterr().err
     assert not (tmp_path / "compared").exists()
 
 
@@ -385,7 +385,7 @@ def test_the_cuda_graph_learns_as_the_bare_loop_does(synthetic_root, tmp_path):
         (["--grow", "--output=nowhere"], "--grow only prints: leave --output out"),
         (["--images=77"], "synthetic_size is 77"),
         (["--epochs=-1"], "--epochs -1: give 1 or more, or 0"),
-        (["--grow", "--dataset=cifar10", "--root=nowhere"], "--grow draws its own pictures"),
+        (["--grow", "--dataset=cifar10", "--root=nowhere"], "--grow draws its own images"),
         (["--dataset=cifar10"], "--dataset cifar10 needs --root"),
         (["--contenders=fastest"], "invalid choice: 'fastest'"),
     ],

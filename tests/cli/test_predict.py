@@ -18,19 +18,19 @@ from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder with three pictures, one below, a text file and a picture that is none."""
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    """A folder with three images, one below, a text file and a image that is none."""
+    folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
     random = np.random.default_rng(0)
     for name in ("b.png", "a.jpg", "more/c.webp"):
         Image.fromarray(random.integers(0, 256, (60, 40, 3), dtype=np.uint8)).save(folder / name)
     (folder / "notes.txt").write_text("hello")
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 
-def test_a_picture_is_answered_as_the_network_answers_it(pictures, tmp_path):
+def test_a_image_is_answered_as_the_network_answers_it(images, tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "it.png")
     process = subprocess.run(
@@ -47,26 +47,26 @@ def test_a_picture_is_answered_as_the_network_answers_it(pictures, tmp_path):
     assert [float(p) for p in cells[1::2]] == pytest.approx(sorted(probabilities.tolist(), reverse=True), abs=1e-5)
 
 
-def test_a_folder_is_answered_in_order_and_what_is_unreadable_is_named(pictures, capfd):
-    assert main([str(pictures), "--top=1"]) == 1
+def test_a_folder_is_answered_in_order_and_what_is_unreadable_is_named(images, capfd):
+    assert main([str(images), "--top=1"]) == 1
     out, error = capfd.readouterr()
     assert [line.split("\t")[0] for line in out.splitlines()] == [
-        str(pictures / name) for name in ("a.jpg", "b.png", "more/c.webp")
+        str(images / name) for name in ("a.jpg", "b.png", "more/c.webp")
     ]
-    assert error == f"skipped: {pictures / 'broken.png'}: not a picture that Pillow can read\n"
+    assert error == f"skipped: {images / 'broken.png'}: not a image that Pillow can read\n"
 
 
-def test_answers_go_to_csv_and_json_and_a_grid(pictures, tmp_path, capfd):
+def test_answers_go_to_csv_and_json_and_a_grid(images, tmp_path, capfd):
     for name in ("out.csv", "out.json"):
-        assert main([str(pictures / "a.jpg"), f"--output={tmp_path / name}", f"--grid={tmp_path / name}.png"]) == 0
+        assert main([str(images / "a.jpg"), f"--output={tmp_path / name}", f"--grid={tmp_path / name}.png"]) == 0
         assert Image.open(tmp_path / f"{name}.png").size[0] > 200
     printed = capfd.readouterr()
-    assert printed.out == "".join(f"wrote {tmp_path / n}: 1 pictures\n" for n in ("out.csv", "out.json"))
-    assert printed.err == "".join(f"wrote {tmp_path / n}.png: 1 pictures\n" for n in ("out.csv", "out.json"))
+    assert printed.out == "".join(f"wrote {tmp_path / n}: 1 images\n" for n in ("out.csv", "out.json"))
+    assert printed.err == "".join(f"wrote {tmp_path / n}.png: 1 images\n" for n in ("out.csv", "out.json"))
     with open(tmp_path / "out.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     (answer,) = json.loads((tmp_path / "out.json").read_text())
-    assert row["file"] == answer["file"] == str(pictures / "a.jpg")
+    assert row["file"] == answer["file"] == str(images / "a.jpg")
     assert row["class_3"] == answer["predictions"][2]["class"]
     assert float(row["probability_1"]) == pytest.approx(answer["predictions"][0]["probability"], abs=1e-6)
 
@@ -76,12 +76,12 @@ def test_columns_are_aligned_on_a_terminal():
     assert lines == ["a.png        cat         50.0%", "longer.png   automobile 100.0%"]
 
 
-def test_a_grey_network_gets_grey_pictures(pictures, tmp_path, capfd):
+def test_a_grey_network_gets_grey_images(images, tmp_path, capfd):
     from minivgg_pl.weights.load import TrainedNetwork, weights_bytes
 
     net = MiniVGG(num_classes=2, image_size=28, in_channels=1).eval()
     (tmp_path / "grey.safetensors").write_bytes(weights_bytes(TrainedNetwork(net, ["no", "yes"])))
-    assert main([str(pictures / "a.jpg"), f"--weights={tmp_path / 'grey.safetensors'}"]) == 0
+    assert main([str(images / "a.jpg"), f"--weights={tmp_path / 'grey.safetensors'}"]) == 0
     assert set(capfd.readouterr().out.split("\t")[1::2]) == {"no", "yes"}
 
 
@@ -89,19 +89,19 @@ def test_a_grey_network_gets_grey_pictures(pictures, tmp_path, capfd):
     ("options", "message"),
     [
         (["missing.png"], "missing.png: there is no such file or folder"),
-        (["pictures/broken.png"], "none of the pictures could be read"),
-        (["empty"], "empty: the folder has no pictures"),
-        (["pictures", "--top=0"], "--top 0: give 1 or more"),
-        (["pictures", "--weights=nothing"], "nothing: there is no such file or folder; give classic, wide"),
-        (["pictures", "--output=out.txt"], "--output out.txt: give a name that ends in .csv or .json"),
-        (["pictures", "--output=old.csv"], "--output old.csv: the file exists; give another name, or --overwrite"),
-        (["pictures", "--output=nowhere/out.csv"], "there is no folder"),
-        (["pictures", "--grid=grid"], "--grid grid: give a name that ends in .png"),
-        (["pictures", "--size=3"], "unrecognized arguments: --size=3"),
+        (["images/broken.png"], "none of the images could be read"),
+        (["empty"], "empty: the folder has no images"),
+        (["images", "--top=0"], "--top 0: give 1 or more"),
+        (["images", "--weights=nothing"], "nothing: there is no such file or folder; give classic, wide"),
+        (["images", "--output=out.txt"], "--output out.txt: give a name that ends in .csv or .json"),
+        (["images", "--output=old.csv"], "--output old.csv: the file exists; give another name, or --overwrite"),
+        (["images", "--output=nowhere/out.csv"], "there is no folder"),
+        (["images", "--grid=grid"], "--grid grid: give a name that ends in .png"),
+        (["images", "--size=3"], "unrecognized arguments: --size=3"),
         ([], "required: IMAGE|FOLDER"),
     ],
 )
-def test_bad_input_is_one_line(pictures, tmp_path, monkeypatch, capfd, options, message):
+def test_bad_input_is_one_line(images, tmp_path, monkeypatch, capfd, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "old.csv").write_text("mine")
@@ -122,11 +122,11 @@ def test_bad_input_is_one_line(pictures, tmp_path, monkeypatch, capfd, options, 
     ("options", "message"),
     [
         ([f"{'x' * 300}.png"], "x.png: File name too long"),
-        (["pictures/a.jpg", f"--output={'x' * 300}.csv"], "x.csv: File name too long"),
-        (["pictures/a.jpg", f"--weights={'x' * 300}"], "x: File name too long"),
+        (["images/a.jpg", f"--output={'x' * 300}.csv"], "x.csv: File name too long"),
+        (["images/a.jpg", f"--weights={'x' * 300}"], "x: File name too long"),
     ],
 )
-def test_what_the_system_refuses_is_one_line(pictures, tmp_path, monkeypatch, capfd, options, message):
+def test_what_the_system_refuses_is_one_line(images, tmp_path, monkeypatch, capfd, options, message):
     monkeypatch.chdir(tmp_path)
     assert main(options) == 2
     error = capfd.readouterr().err
@@ -140,10 +140,10 @@ def test_names_that_would_break_a_line_are_written_out(tmp_path, capfd):
     assert capfd.readouterr().out.startswith(f"{tmp_path}/a\\nb\\t.png\t")
 
 
-def test_an_answer_that_cannot_be_written_is_one_line(pictures):
+def test_an_answer_that_cannot_be_written_is_one_line(images):
     with open("/dev/full", "w") as full:
         process = subprocess.run(
-            [sys.executable, str(REPOSITORY / "scripts" / "predict.py"), str(pictures / "a.jpg")],
+            [sys.executable, str(REPOSITORY / "scripts" / "predict.py"), str(images / "a.jpg")],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -153,9 +153,9 @@ def test_an_answer_that_cannot_be_written_is_one_line(pictures):
     assert process.stderr == "error: the output: No space left on device\n"
 
 
-def test_overwrite_replaces_a_file(pictures, tmp_path):
+def test_overwrite_replaces_a_file(images, tmp_path):
     (tmp_path / "old.csv").write_text("mine")
-    assert main([str(pictures / "a.jpg"), f"--output={tmp_path / 'old.csv'}", "--overwrite"]) == 0
+    assert main([str(images / "a.jpg"), f"--output={tmp_path / 'old.csv'}", "--overwrite"]) == 0
     assert (tmp_path / "old.csv").read_text().startswith("file,class_1,probability_1,")
 
 
@@ -166,5 +166,5 @@ def test_help_comes_without_torch():
 
 def test_an_answer_needs_no_lightning():
     """Its import takes longer than everything else that predict.py does."""
-    code = "import sys; from minivgg_pl import weights, inference, pictures; print('lightning' in sys.modules)"
+    code = "import sys; from minivgg_pl import weights, inference, images; print('lightning' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=REPOSITORY) == "False\n"

@@ -120,7 +120,7 @@ def test_the_report_agrees_with_the_summary(finished_run):
 
 
 @pytest.mark.parametrize("name", ["curves.png", "confusion_matrix.png"])
-def test_the_pictures_are_pictures(finished_run, name):
+def test_the_images_are_images(finished_run, name):
     run, _ = finished_run
     with Image.open(run / name) as image:
         assert image.width > 600
@@ -253,7 +253,7 @@ def test_a_batch_costs_no_more_hooks_than_are_used(synthetic_options, train_here
     hooks = ("on_train_batch_start", "on_train_batch_end", "zero_grad", "backward", "optimizer_step")
     assert {action for action in entered if action.startswith("[Callback]") and action.endswith(hooks)} == {
         "[Callback]RandomState.on_train_batch_start",
-        "[Callback]TerminateTogether.on_train_batch_start",
+        "[Callback]DistributedSigterm.on_train_batch_start",
         "[Callback]RunRecorder.on_train_batch_end",
     }
 

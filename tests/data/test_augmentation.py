@@ -104,7 +104,7 @@ def test_only_training_images_are_augmented(make):
     assert not torch.equal(epoch_of(plain, 0), epoch_of(augmented, 0))
 
 
-def test_an_epochs_pictures_depend_on_seed_and_epoch_alone(make):
+def test_an_epochs_images_depend_on_seed_and_epoch_alone(make):
     data = make(flip="random", shift=2)
     third = epoch_of(data, 3)
     epoch_of(data, 4)

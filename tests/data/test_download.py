@@ -50,7 +50,7 @@ def _tar(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def official(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Make sixty random pictures the official ones: their MD5s, in torchvision's class, are what counts."""
+    """Make sixty random images the official ones: their MD5s, in torchvision's class, are what counts."""
     files = _files()
     archive = _tar(files)
     sums = {name: md5(content).hexdigest() for name, content in files.items()}

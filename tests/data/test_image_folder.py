@@ -1,4 +1,4 @@
-"""The user's own pictures: real files in folders, through the data module and through the command."""
+"""The user's own images: real files in folders, through the data module and through the command."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SHADES = {"dark": 40, "light": 200, "middle": 120}
 PER_CLASS = 20
 
 
-def make_pictures(folder, per_class=PER_CLASS, shades=SHADES):
+def make_images(folder, per_class=PER_CLASS, shades=SHADES):
     random = np.random.default_rng(0)
     for name, shade in shades.items():
         (folder / name).mkdir(parents=True)
@@ -29,8 +29,8 @@ def make_pictures(folder, per_class=PER_CLASS, shades=SHADES):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    return make_pictures(tmp_path / "pictures")
+def images(tmp_path):
+    return make_images(tmp_path / "images")
 
 
 def load(root, stage="fit", **options):
@@ -40,8 +40,8 @@ def load(root, stage="fit", **options):
     return data
 
 
-def test_classes_are_the_folders_and_a_fifth_of_each_is_held_out(pictures):
-    data = load(pictures)
+def test_classes_are_the_folders_and_a_fifth_of_each_is_held_out(images):
+    data = load(images)
     assert data.class_names == ["dark", "light", "middle"]
     assert torch.bincount(data.val_set.labels).tolist() == [4, 4, 4]
     assert torch.bincount(data.train_set.labels).tolist() == [16, 16, 16]
@@ -54,7 +54,7 @@ def test_classes_are_the_folders_and_a_fifth_of_each_is_held_out(pictures):
 
 def test_train_val_and_test_folders_are_what_they_say(tmp_path):
     for number, split in enumerate(("train", "val", "test")):
-        make_pictures(tmp_path / split, per_class=4 + number)
+        make_images(tmp_path / split, per_class=4 + number)
     data = load(tmp_path)
     data.setup("test")
     assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [12, 15, 18]
@@ -62,59 +62,59 @@ def test_train_val_and_test_folders_are_what_they_say(tmp_path):
         ImageFolderDataModule(str(tmp_path), val_size=5)
 
 
-def test_without_a_test_folder_the_held_out_images_are_tested_on(pictures, caplog):
+def test_without_a_test_folder_the_held_out_images_are_tested_on(images, caplog):
     with caplog.at_level("INFO"):
-        data = load(pictures, "test")
+        data = load(images, "test")
     assert len(data.test_set) == 12
     assert "There is no test set" in caplog.text
 
 
 @pytest.mark.parametrize(("val_size", "held_out"), [(9, 9), (0.5, 30)])
-def test_val_size_is_a_number_or_a_share(pictures, val_size, held_out):
-    assert len(load(pictures, val_size=val_size).val_set) == held_out
+def test_val_size_is_a_number_or_a_share(images, val_size, held_out):
+    assert len(load(images, val_size=val_size).val_set) == held_out
 
 
-def test_size_and_channels_are_chosen(pictures):
-    images, _ = next(iter(load(pictures, image_size=16, in_channels=1).val_dataloader()))
+def test_size_and_channels_are_chosen(images):
+    images, _ = next(iter(load(images, image_size=16, in_channels=1).val_dataloader()))
     assert images.shape[1:] == (1, 16, 16)
 
 
-def test_pictures_are_decoded_once_and_again_when_one_changes(pictures, monkeypatch):
+def test_images_are_decoded_once_and_again_when_one_changes(images, monkeypatch):
     decoded = []
-    read = image_folder.read_picture
-    monkeypatch.setattr(image_folder, "read_picture", lambda path, *rest: decoded.append(path) or read(path, *rest))
-    load(pictures)
+    read = image_folder.read_image
+    monkeypatch.setattr(image_folder, "read_image", lambda path, *rest: decoded.append(path) or read(path, *rest))
+    load(images)
     assert len(decoded) == 60
-    load(pictures)
+    load(images)
     assert len(decoded) == 60
-    changed = pictures / "dark" / "00.png"
+    changed = images / "dark" / "00.png"
     Image.new("RGB", (32, 32), (255, 255, 255)).save(changed)
-    assert load(pictures, val_size=4).train_set.images.max() == 255
-    (pictures / "dark" / "01.png").unlink()
-    load(pictures)
+    assert load(images, val_size=4).train_set.images.max() == 255
+    (images / "dark" / "01.png").unlink()
+    load(images)
     assert len(decoded) == 60 + 60 + 59
-    assert len(list((pictures / ".minivgg_cache").iterdir())) == 1
+    assert len(list((images / ".minivgg_cache").iterdir())) == 1
 
 
-def test_a_set_larger_than_memory_is_read_from_the_cache_and_gives_the_same_batches(pictures, monkeypatch):
+def test_a_set_larger_than_memory_is_read_from_the_cache_and_gives_the_same_batches(images, monkeypatch):
     def epoch(data):
         data.shuffle_seed = 3
         loader = data.train_dataloader()
         loader.sampler.set_epoch(1)
         return [torch.cat(part) for part in zip(*loader, strict=True)]
 
-    in_memory = load(pictures, flip="random", shift=2)
+    in_memory = load(images, flip="random", shift=2)
     monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", 1000)
-    mapped = load(pictures, flip="random", shift=2)
+    mapped = load(images, flip="random", shift=2)
     assert not mapped.train_set.resident
     assert mapped.train_set.images.data_ptr() == mapped.val_set.images.data_ptr()
     for ours, theirs in zip(epoch(mapped), epoch(in_memory), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_the_cache_may_lie_elsewhere(pictures, tmp_path):
-    load(pictures, cache_dir=str(tmp_path / "cache"))
-    assert not (pictures / ".minivgg_cache").exists()
+def test_the_cache_may_lie_elsewhere(images, tmp_path):
+    load(images, cache_dir=str(tmp_path / "cache"))
+    assert not (images / ".minivgg_cache").exists()
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -128,18 +128,18 @@ def _empty_class(folder):
 
 
 def _other_classes(folder):
-    make_pictures(folder / "train", per_class=2)
-    make_pictures(folder / "val", per_class=2, shades={"dark": 40, "light": 200, "odd": 99})
+    make_images(folder / "train", per_class=2)
+    make_images(folder / "val", per_class=2, shades={"dark": 40, "light": 200, "odd": 99})
 
 
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (_two_classes_gone, {}, "1 class folders; give a folder with one folder of pictures for each of two"),
-        (_empty_class, {}, "nothing: no pictures in it; put some there"),
+        (_two_classes_gone, {}, "1 class folders; give a folder with one folder of images for each of two"),
+        (_empty_class, {}, "nothing: no images in it; put some there"),
         (_other_classes, {}, "train and val differ in their classes: middle, odd"),
         (lambda folder: (folder / "dark" / "gone.png").symlink_to("nowhere"), {}, "gone.png: cannot be read"),
-        (lambda folder: [make_pictures(folder / s) for s in ("val", "test")], {}, "val and test but no train folder"),
+        (lambda folder: [make_images(folder / s) for s in ("val", "test")], {}, "val and test but no train folder"),
         (None, {"val_size": float("nan")}, "val_size is nan"),
         (None, {"val_size": float("inf")}, "val_size is inf"),
         (None, {"val_size": 0}, "without a val or test folder some must be held out"),
@@ -151,12 +151,12 @@ def _other_classes(folder):
         (None, {"shift": 32}, "shift is 32: give 0 to 31 pixels"),
     ],
 )
-def test_bad_folders_and_options_are_refused_before_anything_is_decoded(pictures, change, options, message):
+def test_bad_folders_and_options_are_refused_before_anything_is_decoded(images, change, options, message):
     if change:
-        change(pictures)
+        change(images)
     with pytest.raises(InputError, match=message):
-        ImageFolderDataModule(str(pictures), **options)
-    assert not (pictures / ".minivgg_cache").exists()
+        ImageFolderDataModule(str(images), **options)
+    assert not (images / ".minivgg_cache").exists()
 
 
 @pytest.mark.parametrize(
@@ -169,17 +169,17 @@ def test_bad_folders_and_options_are_refused_before_anything_is_decoded(pictures
         lambda path: np.save(path, np.array([_Evil(str(path.parent / "ran"))]), allow_pickle=True),
     ],
 )
-def test_a_damaged_cache_is_made_anew(pictures, damage):
-    expected = load(pictures).train_set.images
-    (cache,) = (pictures / ".minivgg_cache").iterdir()
+def test_a_damaged_cache_is_made_anew(images, damage):
+    expected = load(images).train_set.images
+    (cache,) = (images / ".minivgg_cache").iterdir()
     damage(cache)
-    assert torch.equal(load(pictures).train_set.images, expected)
+    assert torch.equal(load(images).train_set.images, expected)
     assert not (cache.parent / "ran").exists()
 
 
-def test_a_full_disk_under_the_cache_is_one_line(pictures, monkeypatch, tmp_path):
+def test_a_full_disk_under_the_cache_is_one_line(images, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="full cannot be written: .*name another place with --data.cache_dir"):
-        load(pictures, cache_dir=_full_disk(monkeypatch, tmp_path))
+        load(images, cache_dir=_full_disk(monkeypatch, tmp_path))
     assert not (tmp_path / "full").exists()
 
 
@@ -193,69 +193,69 @@ def _full_disk(monkeypatch, tmp_path):
 
 
 def test_names_that_look_like_mathematics_are_drawn_as_they_are(tmp_path, train_here):
-    make_pictures(tmp_path / "$x^$", shades={"$\\frac$": 40, "b": 200})
+    make_images(tmp_path / "$x^$", shades={"$\\frac$": 40, "b": 200})
     options = ["--data=minivgg_pl.ImageFolderDataModule", f"--data.root={tmp_path / '$x^$'}", "--gpus=0", "--epochs=1"]
     assert train_here(*options) == 0
     assert (tmp_path / "runs" / "classic-$x^$" / "1" / "confusion_matrix.png").exists()
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_leaves_no_cache(pictures):
-    (pictures / "light" / "05.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="05.png: not a picture"):
-        load(pictures)
-    assert not (pictures / ".minivgg_cache").exists()
+def test_a_image_that_cannot_be_read_is_named_and_leaves_no_cache(images):
+    (images / "light" / "05.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="05.png: not a image"):
+        load(images)
+    assert not (images / ".minivgg_cache").exists()
 
 
-def test_folders_may_share_a_cache(pictures, tmp_path):
-    other = make_pictures(tmp_path / "other")
-    first = ImageFolderDataModule(str(pictures), batch_size=8, cache_dir=str(tmp_path / "cache"))
+def test_folders_may_share_a_cache(images, tmp_path):
+    other = make_images(tmp_path / "other")
+    first = ImageFolderDataModule(str(images), batch_size=8, cache_dir=str(tmp_path / "cache"))
     first.prepare_data()
     load(other, cache_dir=str(tmp_path / "cache"))
     first.setup("fit")
     assert len(first.train_set) == 48
 
 
-def test_a_picture_that_goes_away_while_training_does_not_matter(pictures):
-    data = load(pictures)
+def test_a_image_that_goes_away_while_training_does_not_matter(images):
+    data = load(images)
     before = data.integrity
-    (pictures / "dark" / "03.png").unlink()
+    (images / "dark" / "03.png").unlink()
     data.prepare_data()
     assert data.integrity == before
 
 
-def test_paths_may_be_path_objects_and_checkpoints_hold_none(pictures):
-    data = ImageFolderDataModule(pictures, cache_dir=pictures.parent / "cache")
+def test_paths_may_be_path_objects_and_checkpoints_hold_none(images):
+    data = ImageFolderDataModule(images, cache_dir=images.parent / "cache")
     assert {type(value) for value in data.hparams.values()} <= {str, int, float, bool, type(None)}
 
 
-def test_files_that_are_no_pictures_are_passed_over(pictures):
+def test_files_that_are_no_images_are_passed_over(images):
     for name in ("notes.pdf", "data.h5", "film.mpg"):
-        (pictures / "dark" / name).write_bytes(b"no picture")
-    assert len(ImageFolderDataModule(str(pictures)).samples["train"]) == 3 * PER_CLASS
+        (images / "dark" / name).write_bytes(b"no image")
+    assert len(ImageFolderDataModule(str(images)).samples["train"]) == 3 * PER_CLASS
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    make_pictures(tmp_path / "vehicles", shades={"bus": 50, "train": 200})
+    make_images(tmp_path / "vehicles", shades={"bus": 50, "train": 200})
     assert ImageFolderDataModule(str(tmp_path / "vehicles")).class_names == ["bus", "train"]
 
 
-def test_a_folder_of_another_name_is_evaluated_whole_and_its_own_only_where_it_was_held_out(pictures, tmp_path):
+def test_a_folder_of_another_name_is_evaluated_whole_and_its_own_only_where_it_was_held_out(images, tmp_path):
     from minivgg_pl.cli.evaluate import _images_to_test
     from minivgg_pl.weights.load import TrainedNetwork
 
-    trained_on = load(pictures, val_size=0.1, split_seed=7)
-    facts = {"split": trained_on.state_dict()["split"], "dataset": "pictures"}
-    network = TrainedNetwork(None, [], facts)
+    trained_on = load(images, val_size=0.1, split_seed=7)
+    metadata = {"split": trained_on.state_dict()["split"], "dataset": "images"}
+    network = TrainedNetwork(None, [], metadata)
     seen = {image.numpy().tobytes() for image in trained_on.train_set.images}
-    tested = _images_to_test(ImageFolderDataModule(str(pictures)), network)
+    tested = _images_to_test(ImageFolderDataModule(str(images)), network)
     assert len(tested) == 6
     assert not seen & {tested.bytes_at(index).numpy().tobytes() for index in range(6)}
-    other = ImageFolderDataModule(str(make_pictures(tmp_path / "other")))
+    other = ImageFolderDataModule(str(make_images(tmp_path / "other")))
     other.prepare_data()
     assert len(_images_to_test(other, TrainedNetwork(None, [], {}))) == 60
-    (pictures / "dark" / "00.png").unlink()
+    (images / "dark" / "00.png").unlink()
     with pytest.raises(InputError, match="have changed since"):
-        _images_to_test(ImageFolderDataModule(str(pictures)), network)
+        _images_to_test(ImageFolderDataModule(str(images)), network)
 
 
 def test_a_missing_folder_is_refused():
@@ -263,37 +263,37 @@ def test_a_missing_folder_is_refused():
         ImageFolderDataModule("nowhere")
 
 
-def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(pictures, tmp_path, train_here, capfd):
+def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(images, tmp_path, train_here, capfd):
     from minivgg_pl.cli.evaluate import main as evaluate
     from minivgg_pl.cli.predict import main as predict
 
-    options = ["--data=minivgg_pl.ImageFolderDataModule", "--data.root=pictures"]
+    options = ["--data=minivgg_pl.ImageFolderDataModule", "--data.root=images"]
     more = ["--data.image_size=16", "--data.in_channels=1"]
     assert train_here(*options, *more, "--data.batch_size=8", "--gpus=0", "--epochs=3") == 0
-    run = tmp_path / "runs" / "classic-pictures" / "1"
+    run = tmp_path / "runs" / "classic-images" / "1"
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["dataset"] == "pictures"
+    assert summary["dataset"] == "images"
     assert summary["validation"] == summary["tested_on"] == "12 training images held out"
     assert summary["num_parameters"] < 2_171_178
     assert "12 training images held out" in capfd.readouterr().out
     assert [line.split(",")[0] for line in (run / "report.csv").read_text().splitlines()[1:]] == list(SHADES)
-    assert predict([str(tmp_path / "pictures" / "dark" / "00.png"), f"--weights={run}", "--top=9"]) == 0
+    assert predict([str(tmp_path / "images" / "dark" / "00.png"), f"--weights={run}", "--top=9"]) == 0
     assert set(capfd.readouterr().out.rstrip("\n").split("\t")[1::2]) == set(SHADES)
     assert evaluate([str(run), *options, *more]) == 0
     assert f"{summary['test_acc']:.2%}" in capfd.readouterr().out
 
 
 def test_a_run_on_a_folder_is_repeated_by_its_config_and_resumed_from_a_bare_checkpoint(
-    pictures, tmp_path, train_here, capfd
+    images, tmp_path, train_here, capfd
 ):
-    options = ["--data=minivgg_pl.ImageFolderDataModule", "--data.root=pictures", "--data.batch_size=8"]
+    options = ["--data=minivgg_pl.ImageFolderDataModule", "--data.root=images", "--data.batch_size=8"]
     assert train_here(*options, "--gpus=0", "--epochs=2") == 0
-    folder = tmp_path / "runs" / "classic-pictures"
-    assert train_here("--config=runs/classic-pictures/1/config.yaml", "--epochs=1") == 0
-    assert json.loads((folder / "2" / "summary.json").read_text())["dataset"] == "pictures"
+    folder = tmp_path / "runs" / "classic-images"
+    assert train_here("--config=runs/classic-images/1/config.yaml", "--epochs=1") == 0
+    assert json.loads((folder / "2" / "summary.json").read_text())["dataset"] == "images"
     (folder / "1" / "checkpoints" / "last.ckpt").rename(tmp_path / "alone.ckpt")
-    extra = tmp_path / "pictures" / "dark" / "extra.png"
-    extra.write_bytes((tmp_path / "pictures" / "dark" / "00.png").read_bytes())
+    extra = tmp_path / "images" / "dark" / "extra.png"
+    extra.write_bytes((tmp_path / "images" / "dark" / "00.png").read_bytes())
     capfd.readouterr()
     assert train_here("--resume=alone.ckpt", "--epochs=4", "--gpus=0") == 2
     assert "are not those that the run was trained on" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Pictures of every kind, as real files."""
+"""Images of every kind, as real files."""
 
 import os
 import struct
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minivgg_pl.data.images import picture_files, read_picture
+from minivgg_pl.data.images import image_files, read_image
 from minivgg_pl.errors import InputError
 
 
@@ -17,26 +17,26 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
-def test_a_picture_of_the_right_size_is_not_touched(pixels, tmp_path):
+def test_a_image_of_the_right_size_is_not_touched(pixels, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(read_picture(tmp_path / "a.png"), pixels)
+    assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
 
 
-def test_an_enlarged_picture_comes_back(pixels, tmp_path):
+def test_an_enlarged_image_comes_back(pixels, tmp_path):
     Image.fromarray(pixels).resize((320, 320), Image.Resampling.NEAREST).save(tmp_path / "a.png")
-    assert np.array_equal(read_picture(tmp_path / "a.png"), pixels)
+    assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
 
 
 def test_the_largest_centred_square_counts(pixels, tmp_path):
     Image.fromarray(np.pad(pixels, ((0, 0), (7, 7), (0, 0)))).save(tmp_path / "wide.png")
-    assert np.array_equal(read_picture(tmp_path / "wide.png"), pixels)
+    assert np.array_equal(read_image(tmp_path / "wide.png"), pixels)
 
 
 def test_an_exif_orientation_is_obeyed(pixels, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(read_picture(tmp_path / "turned.png"), pixels[::-1, ::-1])
+    assert np.array_equal(read_image(tmp_path / "turned.png"), pixels[::-1, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -55,18 +55,18 @@ def test_an_exif_orientation_is_obeyed(pixels, tmp_path):
 )
 def test_every_mode_becomes_colour(mode, colour, name, expected, tmp_path):
     Image.new(mode, (40, 50), colour).save(tmp_path / name)
-    assert read_picture(tmp_path / name)[3, 5].tolist() == list(expected)
+    assert read_image(tmp_path / name)[3, 5].tolist() == list(expected)
 
 
 def test_of_an_animation_the_first_frame_counts(tmp_path):
     frames = [Image.new("L", (32, 32), shade) for shade in (0, 255)]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    assert read_picture(tmp_path / "film.gif").max() == 0
+    assert read_image(tmp_path / "film.gif").max() == 0
 
 
 def test_grey_has_one_channel(pixels, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    grey = read_picture(tmp_path / "a.png", size=28, channels=1)
+    grey = read_image(tmp_path / "a.png", size=28, channels=1)
     assert grey.shape == (28, 28, 1)
     assert grey.dtype == np.uint8
 
@@ -74,8 +74,8 @@ def test_grey_has_one_channel(pixels, tmp_path):
 def test_an_eps_is_not_opened_whatever_its_name(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "cat.jpg")
-    with pytest.raises(InputError, match="not a picture"):
-        read_picture(tmp_path / "cat.jpg")
+    with pytest.raises(InputError, match="not a image"):
+        read_image(tmp_path / "cat.jpg")
 
 
 def png_of_size(width, height):
@@ -89,31 +89,31 @@ def png_of_size(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_what_is_no_readable_picture_is_refused_by_name(pixels, tmp_path):
+def test_what_is_no_readable_image_is_refused_by_name(pixels, tmp_path):
     Image.fromarray(pixels).resize((320, 320)).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
     cases = {
         "truncated.png": (whole[: len(whole) // 2], "cannot be read"),
-        "text.png": (b"hello", "not a picture"),
-        "empty.png": (b"", "not a picture"),
+        "text.png": (b"hello", "not a image"),
+        "empty.png": (b"", "not a image"),
         "bomb.png": (png_of_size(60_000, 60_000), "too large, above 89,478,485 pixels"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=f"{name}: {message}"):
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
     with pytest.raises(InputError, match="missing.png: cannot be read .No such file"):
-        read_picture(tmp_path / "missing.png")
+        read_image(tmp_path / "missing.png")
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path, tmp_path / "pipe.png"):
         with pytest.raises(InputError, match="cannot be read .not a file"):
-            read_picture(path)
+            read_image(path)
 
 
-def test_hidden_files_and_linked_folders_are_no_pictures_of_a_folder(pixels, tmp_path):
+def test_hidden_files_and_linked_folders_are_no_images_of_a_folder(pixels, tmp_path):
     for name in ("b.png", "more/a.PNG", ".b.png", ".hidden/a.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / name, format="PNG")
     # In a circle.
     (tmp_path / "more" / "loop").symlink_to(tmp_path)
-    assert [str(path.relative_to(tmp_path)) for path in picture_files(tmp_path)] == ["b.png", "more/a.PNG"]
+    assert [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)] == ["b.png", "more/a.PNG"]

@@ -1,4 +1,4 @@
-"""The drawn pictures: CIFAR-10's file format, the same set twice, and errors that say what to do."""
+"""The drawn images: CIFAR-10's file format, the same set twice, and errors that say what to do."""
 
 import json
 import pickle
@@ -67,7 +67,7 @@ def test_the_class_names_are_ten_shapes_and_none_of_cifars() -> None:
     assert not set(CLASS_NAMES) & cifar
 
 
-def test_no_picture_comes_twice(root: Path) -> None:
+def test_no_image_comes_twice(root: Path) -> None:
     images = np.concatenate([SyntheticCIFAR10(root, train, train_size=SIZE).data for train in (True, False)])
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == SIZE + SIZE // 5
 
@@ -107,7 +107,7 @@ def test_two_sizes_live_side_by_side(root: Path) -> None:
 def test_an_incomplete_set_is_drawn_afresh(root: Path, name: str) -> None:
     content = (_folder(root) / name).read_bytes()
     (_folder(root) / name).unlink()
-    with pytest.raises(InputError, match="no drawn pictures"):
+    with pytest.raises(InputError, match="no drawn images"):
         SyntheticCIFAR10(root, train_size=SIZE)
     prepare_synthetic(root, SIZE)
     assert (_folder(root) / name).read_bytes() == content
@@ -143,7 +143,7 @@ def test_a_size_that_does_not_come_out_even_is_refused_and_nothing_written(tmp_p
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
-    assert "seed of the drawn pictures is -1" in _error(tmp_path, seed=-1)
+    assert "seed of the drawn images is -1" in _error(tmp_path, seed=-1)
 
 
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -153,6 +153,6 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_set_that_was_never_drawn_is_an_error_until_download_draws_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no drawn pictures"):
+    with pytest.raises(InputError, match="no drawn images"):
         SyntheticCIFAR10(tmp_path, train_size=50)
     assert len(SyntheticCIFAR10(tmp_path, train=False, download=True, train_size=50)) == 10

@@ -18,7 +18,7 @@ TRAIN_SIZE, TEST_SIZE = 200, 40
 
 @pytest.fixture
 def fashion_root(tmp_path):
-    """FashionMNIST's four files with random pictures, a class each brighter than the one before."""
+    """FashionMNIST's four files with random images, a class each brighter than the one before."""
     folder = tmp_path / "data" / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def fashion_root(tmp_path):
     return tmp_path / "data"
 
 
-def test_grey_pictures_of_28_get_a_black_border(fashion_root):
+def test_grey_images_of_28_get_a_black_border(fashion_root):
     data = TorchvisionDataModule(str(fashion_root), "FashionMNIST", batch_size=20)
     data.prepare_data()
     data.setup("fit")

@@ -1,4 +1,4 @@
-"""Real pictures, opened again, and the text and curves of the figures behind them."""
+"""Real images, opened again, and the text and curves of the figures behind them."""
 
 import errno
 import math
@@ -46,26 +46,26 @@ def epoch_ticks(figure: Figure) -> list[float]:
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def test_curves_are_a_png_twice_as_wide_as_a_readme_column_and_alone_in_their_folder(tmp_path: Path) -> None:
     plots.draw_curves(make_rows(3), tmp_path / "curves.png", "a title")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert (picture.format, picture.size) == ("PNG", (1800, 1152))
+    with Image.open(tmp_path / "curves.png") as image:
+        assert (image.format, image.size) == ("PNG", (1800, 1152))
 
 
-def test_reference_changes_the_picture_by_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "DPI", 80)  # three pictures: quicker small
-    pictures = []
+def test_reference_changes_the_image_by_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "DPI", 80)  # three images: quicker small
+    images = []
     # The third reference has the legend and the limits of the second, so that only its curve can differ.
     for reference in (None, make_rows(3), make_rows(3, val_acc=0.5)):
         plots.draw_curves(make_rows(3), tmp_path / "curves.png", "a title", reference)
-        pictures.append(pixels(tmp_path / "curves.png"))
-    assert (pictures[0] != pictures[1]).any()
-    assert (pictures[1] != pictures[2]).any()
+        images.append(pixels(tmp_path / "curves.png"))
+    assert (images[0] != images[1]).any()
+    assert (images[1] != images[2]).any()
 
 
 def test_losses_that_all_lie_above_the_usual_ceiling_are_still_seen(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_no_rows_are_refused(tmp_path: Path) -> None:
         plots.draw_curves([], tmp_path / "curves.png", "a title")
 
 
-def test_a_failed_write_keeps_the_old_picture_and_leaves_nothing_behind(
+def test_a_failed_write_keeps_the_old_image_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:

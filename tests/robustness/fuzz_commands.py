@@ -1,4 +1,4 @@
-"""More formats of the fuzz tests, read through a whole command: configs in YAML, and pictures in a folder."""
+"""More formats of the fuzz tests, read through a whole command: configs in YAML, and images in a folder."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ from PIL import Image
 from minivgg_pl import ImageFolderDataModule
 from minivgg_pl.cli import command
 from minivgg_pl.cli import fit as train
-from minivgg_pl.data.images import read_picture
+from minivgg_pl.data.images import read_image
 from minivgg_pl.data.synthetic import prepare_synthetic
 from minivgg_pl.errors import InputError
 from tests.robustness.fuzz_formats import NUM_IMAGES, ODD_VALUES, Format
@@ -116,8 +116,8 @@ BOMBS = [zlib.compress(bytes(size)) for size in (10, 2**20 + 1, 2**26)]
 PNG_CHUNKS = [b"IHDR", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"PLTE", b"tRNS"]
 
 
-class Pictures(Format):
-    """Pictures of many formats, alone and in a folder of classes."""
+class Images(Format):
+    """Images of many formats, alone and in a folder of classes."""
 
     KINDS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "ICO", "PPM", "TGA", "JPEG2000", "PCX", "AVIF", "QOI", "MPO")
 
@@ -125,7 +125,7 @@ class Pictures(Format):
         pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
         first, second = map(Image.fromarray, pixels)
         exif = Image.Exif()
-        exif[0x0112], exif[0x010E] = 6, "a picture"
+        exif[0x0112], exif[0x010E] = 6, "a image"
         self.by_kind = {}
         for kind in self.KINDS:
             buffer = io.BytesIO()
@@ -133,7 +133,7 @@ class Pictures(Format):
             options |= {"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}
             first.save(buffer, kind, **options)
             self.by_kind[kind] = buffer.getvalue()
-        classes = self.folder / "pictures"
+        classes = self.folder / "images"
         for name in ("cat", "dog"):
             (classes / name).mkdir(parents=True)
             first.save(classes / name / "a.png")
@@ -168,10 +168,10 @@ class Pictures(Format):
         return valid[:8] + b"".join(struct.pack(">I", len(chunk) - 8) + chunk for chunk in sealed)
 
     def read(self, case: bytes) -> None:
-        path = self.folder / "pictures" / "cat" / "b.png"
+        path = self.folder / "images" / "cat" / "b.png"
         path.write_bytes(case)
-        read_picture(path)
-        data = ImageFolderDataModule(self.folder / "pictures", val_size=1, batch_size=2)
+        read_image(path)
+        data = ImageFolderDataModule(self.folder / "images", val_size=1, batch_size=2)
         data.prepare_data()
 
 

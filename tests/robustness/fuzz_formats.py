@@ -214,10 +214,10 @@ class Safetensors(Format):
     """A weights file: a header of JSON, then bytes."""
 
     def make(self) -> bytes:
-        facts = {"dataset": "cifar10", "seed": 3, "epochs": 2, "test_accuracy": 0.5}
-        facts["split"] = {"fingerprint": "x", "val_size": 5, "split_seed": 0}
+        metadata = {"dataset": "cifar10", "seed": 3, "epochs": 2, "test_accuracy": 0.5}
+        metadata["split"] = {"fingerprint": "x", "val_size": 5, "split_seed": 0}
         net = MiniVGG(dense_units=2, mean=[0.5] * 3, std=[0.2] * 3).eval()
-        return weights_bytes(TrainedNetwork(net, list("abcdefghij"), facts))
+        return weights_bytes(TrainedNetwork(net, list("abcdefghij"), metadata))
 
     def cases(self) -> st.SearchStrategy[bytes]:
         size = int.from_bytes(self.valid[:8], "little")

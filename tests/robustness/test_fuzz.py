@@ -17,7 +17,7 @@ FORMATS = {
     "safetensors": fuzz_formats.Safetensors,
     "keras": fuzz_formats.Keras,
     "configs": fuzz_commands.Configs,
-    "pictures": fuzz_commands.Pictures,
+    "images": fuzz_commands.Images,
 }
 # The default run's share: a few seconds in all. A config goes through the whole command.
 FEW = {name: 10 if name == "configs" else 30 for name in FORMATS}

@@ -21,11 +21,11 @@ from minivgg_pl.cli import command
 from minivgg_pl.cli.config import MAX_BYTES, read_config
 from minivgg_pl.cli.resume import find_resume_point
 from minivgg_pl.data.download import prepare_cifar10
-from minivgg_pl.data.images import read_picture
+from minivgg_pl.data.images import read_image
 from minivgg_pl.errors import InputError
 from minivgg_pl.weights.init_from import load_initial_weights
 from minivgg_pl.weights.load import load_trained
-from minivgg_pl.weights.metadata import checked_facts
+from minivgg_pl.weights.metadata import checked_metadata
 from tests.robustness.fuzz_commands import BOMB
 from tests.robustness.fuzz_formats import CHANGES, Checkpoints, Keras, Safetensors, payloads
 from tests.robustness.fuzzing import LIMIT_S, time_limit
@@ -140,7 +140,7 @@ def test_too_little_memory_is_one_line(error, capsys):
     assert command.guarded(fail) == 2
     assert (
         capsys.readouterr().err
-        == "error: there is not enough memory for that: give a smaller batch, network or picture\n"
+        == "error: there is not enough memory for that: give a smaller batch, network or image\n"
     )
 
 
@@ -301,9 +301,9 @@ def test_damaged_metrics_are_one_line(finished_run, tmp_path, damage):
 
 def test_facts_of_a_split_that_cannot_be_are_left_out():
     split = {"fingerprint": "x", "val_size": 5, "split_seed": 0}
-    assert checked_facts({"split": split}) == {"split": split}
+    assert checked_metadata({"split": split}) == {"split": split}
     for name, value in (("val_size", None), ("val_size", -1), ("split_seed", 2**64), ("fingerprint", 3)):
-        assert checked_facts({"split": split | {name: value}}) == {}
+        assert checked_metadata({"split": split | {name: value}}) == {}
 
 
 def test_a_forged_manifest_does_not_run_a_pickle(tmp_path, synthetic_root):
@@ -343,10 +343,10 @@ def test_an_archive_of_links_is_not_unpacked_even_with_the_right_sum(tmp_path, m
     assert list(tmp_path.rglob("*")) == [archive.parent, archive]
 
 
-def test_pictures_that_unpack_to_gigabytes_are_refused(tmp_path):
+def test_images_that_unpack_to_gigabytes_are_refused(tmp_path):
     Image.new("1", (10_000, 9_000)).save(tmp_path / "bomb.png")
     with time_limit(LIMIT_S), pytest.raises(InputError, match="too large"):
-        read_picture(tmp_path / "bomb.png")
+        read_image(tmp_path / "bomb.png")
     np.save(tmp_path / "array.png", np.zeros(3))
-    with pytest.raises(InputError, match=re.escape("not a picture that Pillow can read")):
-        read_picture(tmp_path / "array.png.npy")
+    with pytest.raises(InputError, match=re.escape("not a image that Pillow can read")):
+        read_image(tmp_path / "array.png.npy")

@@ -109,18 +109,18 @@ def test_weights_from_inside_an_epoch_say_so(synthetic_options, train_here, tmp_
     assert train_here(*options, "--trainer.callbacks=tests.test_saving.Keep") == 0
     place = "saved inside epoch 1, after 4 of its batches"
     trained = load_trained("4.ckpt")
-    assert trained.facts["unfinished"] == place
+    assert trained.metadata["unfinished"] == place
     assert f"| training not finished | {place} |" in model_card(trained)
-    lines = _table(evaluated(trained.facts), tmp_path).splitlines()
+    lines = _table(evaluated(trained.metadata), tmp_path).splitlines()
     assert lines[1] == f"training         {place}: not finished"
     finished = load_trained("runs/classic-synthetic/1")
-    assert "unfinished" not in finished.facts
+    assert "unfinished" not in finished.metadata
     assert "training not finished" not in model_card(finished)
 
 
-def evaluated(facts):
+def evaluated(metadata):
     numbers = evaluate_probabilities(torch.eye(10), torch.arange(10))
-    return {"weights": "4.ckpt", "weights_facts": facts, "variant": "classic", "title": "drawn pictures"} | numbers
+    return {"weights": "4.ckpt", "weights_facts": metadata, "variant": "classic", "title": "drawn images"} | numbers
 
 
 def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(synthetic_options, train_here, tmp_path, capfd):
@@ -171,7 +171,7 @@ def test_what_kills_left_half_written_is_removed(tmp_path):
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_names_its_path(tmp_path, monkeypatch):
     path = tmp_path / "checkpoints" / "last.ckpt"
-    writer = saving.WholeCheckpointIO()
+    writer = saving.AtomicCheckpointIO()
     writer.save_checkpoint({"a": torch.ones(2)}, path)
     before = path.read_bytes()
 

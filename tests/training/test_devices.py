@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from minivgg_pl.data.dataset import ImageDataset
-from minivgg_pl.data.loader import BatchSampler, EpochShuffler, batch_sizes
+from minivgg_pl.data.loader import BatchSampler, ShuffledBatchSampler, batch_sizes
 from minivgg_pl.errors import InputError
 from tests.cli.test_train import metrics
 from tests.conftest import TRAIN, run_train
@@ -28,7 +28,7 @@ def images(number):
 
 def epochs(number, batch_size, num_devices, epoch=0):
     """Return each device's batches of an epoch, as lists of indices."""
-    samplers = [EpochShuffler(images(number), 5, batch_size, num_devices, rank) for rank in range(num_devices)]
+    samplers = [ShuffledBatchSampler(images(number), 5, batch_size, num_devices, rank) for rank in range(num_devices)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     return [[batch.tolist() for batch in sampler] for sampler in samplers]

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from minivgg_pl import LitMiniVGG
 from minivgg_pl.errors import InputError
-from minivgg_pl.training.checkpointing import WholeCheckpointIO
+from minivgg_pl.training.checkpointing import AtomicCheckpointIO
 from minivgg_pl.training.training_state import check_training_state
 from tests.cli.test_train import checkpoint
 from tests.conftest import run_train
@@ -244,7 +244,7 @@ def test_only_a_checkpoint_file_is_ever_removed(tmp_path):
     own = tmp_path / "own.ckpt"
     own.write_bytes(b"")
     for path in (folder, other, own, f"local://{folder}"):
-        WholeCheckpointIO().remove_checkpoint(path)
+        AtomicCheckpointIO().remove_checkpoint(path)
     assert (folder.exists(), other.exists(), own.exists()) == (True, True, False)
 
 

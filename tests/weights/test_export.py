@@ -40,9 +40,9 @@ def source(tmp_path):
     net = MiniVGG("wide", num_classes=4, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
     for _ in range(2):
         net(torch.rand(16, 3, 32, 32))
-    facts = {"recipe": "modern", "seed": 1, "test_accuracy": 0.9, "test_images": 1000}
+    metadata = {"recipe": "modern", "seed": 1, "test_accuracy": 0.9, "test_images": 1000}
     path = tmp_path / "source.safetensors"
-    path.write_bytes(weights_bytes(TrainedNetwork(net, ["ant", "bee", "cow", "dog"], facts)))
+    path.write_bytes(weights_bytes(TrainedNetwork(net, ["ant", "bee", "cow", "dog"], metadata)))
     return path
 
 
@@ -92,7 +92,7 @@ def test_safetensors_are_what_they_were(export, source, tmp_path):
     assert export("--to=safetensors") == 0
     written, read = load_trained(tmp_path / "wide.safetensors"), load_trained(source)
     assert torch.equal(written.net(IMAGES), read.net(IMAGES))
-    assert written.facts == read.facts
+    assert written.metadata == read.metadata
 
 
 def test_the_model_card_says_what_is_known(export, tmp_path):

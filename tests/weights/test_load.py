@@ -24,8 +24,8 @@ IMAGES = torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 def trained():
     torch.manual_seed(1)
     net = MiniVGG("wide", mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]).eval()
-    facts = {"dataset": "cifar10", "recipe": "modern", "seed": 3, "epochs": 20, "test_accuracy": 0.91}
-    return TrainedNetwork(net, list(CIFAR10_CLASSES), facts)
+    metadata = {"dataset": "cifar10", "recipe": "modern", "seed": 3, "epochs": 20, "test_accuracy": 0.91}
+    return TrainedNetwork(net, list(CIFAR10_CLASSES), metadata)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_package_brings_trained_weights(name):
     trained = load_trained(name)
     assert trained.net.options["variant"] == name
     assert trained.class_names == list(CIFAR10_CLASSES)
-    assert trained.facts["test_accuracy"] > 0.78
+    assert trained.metadata["test_accuracy"] > 0.78
     assert (FOLDER / f"{name}.safetensors").stat().st_size < 5e6
     net = MiniVGG.from_pretrained(name)
     assert not net.training
@@ -58,7 +58,7 @@ def test_a_safetensors_file_holds_all_that_is_known(trained, file):
     assert torch.equal(read.net(IMAGES), trained.net(IMAGES))
     assert read.net.options == trained.net.options
     assert read.class_names == trained.class_names
-    assert read.facts == trained.facts
+    assert read.metadata == trained.metadata
     assert not read.net.training
 
 
@@ -79,14 +79,14 @@ def test_a_run_folder_and_its_checkpoints_are_read(finished_run, tmp_path):
     assert all(torch.equal(value, module.net.state_dict()[name]) for name, value in of_run.net.state_dict().items())
     summary = json.loads((run / "summary.json").read_text())
     assert of_run.class_names == list(CLASS_NAMES)
-    assert of_run.facts["test_accuracy"] == summary["test_acc"]
-    assert of_run.facts["recipe"] == "article"
-    assert of_run.facts["dataset"] == "synthetic"
+    assert of_run.metadata["test_accuracy"] == summary["test_acc"]
+    assert of_run.metadata["recipe"] == "article"
+    assert of_run.metadata["dataset"] == "synthetic"
     # Outside its run folder a checkpoint still knows its classes, and no longer what was measured.
     shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
     alone = load_trained(tmp_path / "alone.ckpt")
     assert alone.class_names == list(CLASS_NAMES)
-    assert "test_accuracy" not in alone.facts
+    assert "test_accuracy" not in alone.metadata
 
 
 def test_shipping_writes_the_weights_and_their_checksum_together(trained, tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_shipping_writes_the_weights_and_their_checksum_together(trained, tmp_pa
     monkeypatch.setattr(weights, "SHA256", written["SHA256"])
     assert written["SHA256"]["classic"] == SHA256["classic"]
     assert path == tmp_path / "pretrained" / "wide.safetensors"
-    assert load_trained("wide").facts == trained.facts
+    assert load_trained("wide").metadata == trained.metadata
 
 
 def _edit(path, tensors=None, **metadata):
@@ -151,7 +151,7 @@ def test_damaged_weights_are_refused(file, damage, message):
 
 def test_facts_of_the_wrong_kind_are_left_out(file):
     _edit(file, test_accuracy='"high"', seed="[1]", epochs="20", split="7", dataset="null")
-    assert load_trained(file).facts == {"recipe": "modern", "epochs": 20}
+    assert load_trained(file).metadata == {"recipe": "modern", "epochs": 20}
 
 
 @pytest.mark.parametrize("value", [1.0, torch.zeros(1, device="meta"), torch.eye(2).to_sparse()])
@@ -186,7 +186,7 @@ def test_a_pickle_is_refused_and_its_payload_does_not_run(name, tmp_path):
 def test_a_folder_does_not_hide_the_weights_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wide").mkdir()
-    assert load_trained("wide").facts["dataset"] == "cifar10"
+    assert load_trained("wide").metadata["dataset"] == "cifar10"
     with pytest.raises(InputError, match="has no checkpoints/last.ckpt"):
         load_trained("./wide")
 
@@ -194,7 +194,7 @@ def test_a_folder_does_not_hide_the_weights_of_its_name(tmp_path, monkeypatch):
 def test_a_damaged_summary_does_not_hide_the_weights(finished_run, tmp_path):
     shutil.copytree(finished_run[0], tmp_path / "run")
     (tmp_path / "run" / "summary.json").write_text('{"epochs": ')
-    assert "test_accuracy" not in load_trained(tmp_path / "run").facts
+    assert "test_accuracy" not in load_trained(tmp_path / "run").metadata
 
 
 def test_a_checkpoint_without_hyperparameters_is_refused(tmp_path):
@@ -206,7 +206,7 @@ def test_a_checkpoint_without_hyperparameters_is_refused(tmp_path):
 def test_only_the_variants_own_network_for_cifar10_can_be_shipped():
     net = MiniVGG("wide", num_classes=2)
     with pytest.raises(InputError, match="only a wide trained on CIFAR-10"):
-        weights.ship(TrainedNetwork(net, ["no", "yes"], {"dataset": "pictures"}))
+        weights.ship(TrainedNetwork(net, ["no", "yes"], {"dataset": "images"}))
 
 
 def test_weights_to_start_from_are_not_read_again_over_a_checkpoint(file, finished_run, tmp_path, synthetic_root):

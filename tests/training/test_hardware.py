@@ -8,7 +8,7 @@ import pytest
 # Fifty times what a step does: 64 MB taken, written and freed.
 STEPS = """
 import resource, sys, torch
-from minivgg_pl.training.memory import keep_freed_memory
+from minivgg_pl.training.hardware import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults():

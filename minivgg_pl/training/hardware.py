@@ -1,7 +1,11 @@
-"""How the C library's allocator treats the memory that a step frees: it keeps it for the next step."""
+"""Hardware: native bfloat16, and the memory that the allocator keeps between steps."""
 
 import ctypes
 import sys
+
+import torch
+
+from minivgg_pl.runs.environment import cpu_flags
 
 # Parameters of glibc's mallopt, from its malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -10,6 +14,25 @@ M_MMAP_MAX = -4
 NEVER = -1  # as a size, the largest
 # Bytes by which the heap grows at least, so that a first step asks the system a few times and not for each tensor.
 TOP_PAD = 2**28
+
+
+def computes_bf16(device_type: str) -> bool:
+    """Tell whether this machine's `cuda` device or its CPU multiplies bfloat16 matrices natively."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # AVX-512 BF16, AMX, or Arm's: oneDNN falls back to converting each value on everything less. The processor's own
+    # flags, since torch 2.6 does not tell.
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
+
+
+def choose_precision(accelerator: str) -> str:
+    """Return Lightning's `precision` for a run that wants bfloat16 where it is native.
+
+    Args:
+        accelerator: Lightning's name, such as `cpu`, `gpu`, `cuda` or `auto`.
+    """
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    return "bf16-mixed" if computes_bf16("cuda" if on_gpu else "cpu") else "32-true"
 
 
 def keep_freed_memory() -> bool:
