@@ -8,7 +8,7 @@ from typing import Any
 from minivgg_pl.cli.config import read_config
 from minivgg_pl.cli.data_options import import_data_class
 from minivgg_pl.cli.recipes import dotted_options
-from minivgg_pl.data.base import class_path_of
+from minivgg_pl.data.base import class_path_of, public_path
 from minivgg_pl.data.loader import check_position
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
@@ -106,7 +106,7 @@ class ResumePoint:
         Raises:
             InputError: If they are not.
         """
-        before = self.data_state.get("class_path", class_path)
+        before = public_path(self.data_state.get("class_path", class_path))
         if before != class_path:
             raise InputError(
                 f"--resume {self.checkpoint}: it was trained on data of {before}, which is imported only if typed: "
@@ -231,7 +231,7 @@ def _read_options(config: Path) -> dict[str, Any]:
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:
     state = data_state(content)
     data = dict(content.get("datamodule_hyper_parameters", {}))
-    path = state.get("class_path", "")
+    path = public_path(state.get("class_path", ""))
     # Whoever wrote the checkpoint would choose what to import.
     data |= {"class_path": path} if path.startswith("minivgg_pl.") else {}
     return {"model": dict(content["hyper_parameters"]), "data": data}

@@ -15,6 +15,9 @@ from minivgg_pl.data.loader import LEAST_TO_TRAIN, ImageLoader, least_evaluated,
 from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
+# CIFAR-10's, and what the networks are made for.
+IMAGE_SIZE = 32
+IMAGE_CHANNELS = 3
 # Above that, one batch's activations take more memory than machines have.
 MAX_BATCH_SIZE = 2**16
 
@@ -257,5 +260,11 @@ class ImageDataModule(LightningDataModule):
 
 
 def class_path_of(data_class: type) -> str:
-    """Return what a data module is imported by."""
-    return f"{data_class.__module__}.{data_class.__qualname__}"
+    """Return the path that a data module is imported by."""
+    return public_path(f"{data_class.__module__}.{data_class.__qualname__}")
+
+
+def public_path(class_path: str) -> str:
+    """Return the public name of a class of this package; checkpoints of earlier versions name the file, too."""
+    package, _, inside = class_path.partition(".")
+    return f"{package}.{inside.rpartition('.')[2]}" if package == "minivgg_pl" else class_path

@@ -8,12 +8,11 @@ from torchvision.datasets import CIFAR10
 
 from minivgg_pl.data import synthetic
 from minivgg_pl.data.augmentation import Flip
-from minivgg_pl.data.base import ImageDataModule, Split
+from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
 from minivgg_pl.data.dataset import ImageDataset
 from minivgg_pl.data.download import prepare_cifar10
 from minivgg_pl.data.synthetic import SyntheticCIFAR10, check_train_size, prepare_synthetic
 from minivgg_pl.errors import InputError
-from minivgg_pl.models.minivgg import IMAGE_CHANNELS, IMAGE_SIZE
 
 CIFAR10_TRAIN_SIZE = 50_000
 # In the order of the labels, as `batches.meta` of the official files names them.

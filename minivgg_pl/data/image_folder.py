@@ -12,13 +12,12 @@ import torch
 from tqdm import tqdm
 
 from minivgg_pl.data.augmentation import Flip
-from minivgg_pl.data.base import ImageDataModule, Split
+from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
 from minivgg_pl.data.class_folders import digests, find_samples
 from minivgg_pl.data.dataset import ImageDataset
 from minivgg_pl.data.images import MODES, read_image
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import typed_path
-from minivgg_pl.models.minivgg import IMAGE_CHANNELS, IMAGE_SIZE
 
 HELD_OUT_SHARE = 0.2
 # The dense layer grows with the square of the size: at 512 it has 500 million weights in classic.

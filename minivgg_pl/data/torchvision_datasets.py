@@ -12,11 +12,10 @@ from torch.nn import functional
 from torchvision import datasets
 
 from minivgg_pl.data.augmentation import Flip
-from minivgg_pl.data.base import ImageDataModule, Split
+from minivgg_pl.data.base import IMAGE_SIZE, ImageDataModule, Split
 from minivgg_pl.data.dataset import ImageDataset
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import typed_path
-from minivgg_pl.models.minivgg import IMAGE_SIZE
 
 Name = Literal["CIFAR100", "FashionMNIST", "MNIST", "SVHN"]
 DIGITS = tuple("0123456789")

@@ -36,8 +36,3 @@ def test_rows_have_these_columns_and_accuracies_are_shares(variant: str) -> None
         assert tuple(row) == ("epoch", *COLUMNS)
         assert 0 <= row["train_acc"] <= 1
         assert 0 <= row["val_acc"] <= 1
-
-
-def test_an_unknown_variant_is_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="'vgg16'.*classic, wide"):
-        article_rows("vgg16")
