@@ -198,11 +198,11 @@ def test_the_image_says_what_the_races_were_on(dataset, words, tmp_path, script_
     monkeypatch.setattr(
         "minivgg_pl.plots.curves.draw_accuracy_against_time", lambda *words, **_: titles.append(words[2])
     )
-    monkeypatch.delitem(sys.modules, "benchmark_report", raising=False)
+    monkeypatch.delitem(sys.modules, "race_report", raising=False)
     (tmp_path / "races.csv").write_text(RACES.replace("cifar10", dataset))
     code = script_here("race.py", "--runs", tmp_path / "races.csv", f"--output={tmp_path}")
     # The module keeps the function that it imported.
-    del sys.modules["benchmark_report"]
+    del sys.modules["race_report"]
     assert code == 0
     assert words in titles[0]
 

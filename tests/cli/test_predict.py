@@ -160,11 +160,12 @@ def test_overwrite_replaces_a_file(images, tmp_path):
 
 
 def test_help_comes_without_torch():
-    code = "import sys; from minivgg_pl import predict; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys; from minivgg_pl.cli import predict; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=REPOSITORY) == "[]\n"
 
 
 def test_an_answer_needs_no_lightning():
     """Its import takes longer than everything else that predict.py does."""
-    code = "import sys; from minivgg_pl import weights, inference, images; print('lightning' in sys.modules)"
+    modules = "minivgg_pl.weights.load, minivgg_pl.evaluation.inference, minivgg_pl.data.images"
+    code = f"import sys, {modules}; print('lightning' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=REPOSITORY) == "False\n"

@@ -98,7 +98,7 @@ def test_a_run_that_ends_before_it_has_a_config_is_not_said_to_go_on(synthetic_o
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks, "write_whole", interrupt)
+    monkeypatch.setattr(callbacks, "write_atomically", interrupt)
     assert train_here(*synthetic_options, "--epochs=1") == 130
     assert capfd.readouterr().err.splitlines()[-1] == "error: interrupted. Nothing was trained yet"
 

@@ -132,5 +132,5 @@ def test_images_of_the_wrong_kind_are_refused(images, message):
 
 
 def test_the_network_needs_no_lightning():
-    code = "import sys, minivgg_pl.network; sys.exit('lightning' in sys.modules)"
+    code = "import sys, minivgg_pl.models.minivgg; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

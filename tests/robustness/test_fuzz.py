@@ -8,7 +8,7 @@ import os
 import hypothesis
 import pytest
 
-from tests import fuzz_commands, fuzz_formats
+from tests.robustness import fuzz_commands, fuzz_formats
 from tests.robustness.fuzzing import Tally, measure_valid, run_case
 
 FORMATS = {

@@ -43,7 +43,7 @@ def test_a_checkpoint_resumes_at_the_next_batch_bit_for_bit(
     recipe, more, steps, synthetic_options, train_here, tmp_path, capfd
 ):
     options = [*synthetic_options, f"--recipe={recipe}", "--epochs=2", "--data.batch_size=24", *more]
-    keep = "--trainer.callbacks=tests.test_saving.Keep"
+    keep = "--trainer.callbacks=tests.training.test_checkpointing.Keep"
     assert train_here(*options, "--checkpoint-every-n-steps=4", keep) == 0
     run = tmp_path / "runs" / "classic-synthetic" / "1"
     whole, rows = checkpoint(run), metrics(run)
@@ -67,7 +67,12 @@ class KeepFirst(Callback):
 
 def test_no_checkpoint_is_saved_while_a_gradient_is_accumulated(synthetic_options, train_here, tmp_path, capfd):
     options = [*synthetic_options, "--epochs=2", "--data.batch_size=48", "--trainer.accumulate_grad_batches=2"]
-    assert train_here(*options, "--checkpoint_every_n_steps=1", "--trainer.callbacks=tests.test_saving.KeepFirst") == 0
+    assert (
+        train_here(
+            *options, "--checkpoint_every_n_steps=1", "--trainer.callbacks=tests.training.test_checkpointing.KeepFirst"
+        )
+        == 0
+    )
     kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)
     epoch = kept["loops"]["fit_loop"]["epoch_progress"]["current"]
     assert (kept["global_step"], epoch["started"], epoch["processed"]) == (3, 1, 1)
@@ -106,7 +111,7 @@ def test_a_run_that_another_process_has_just_gone_on_with_is_left_alone(finished
 
 def test_weights_from_inside_an_epoch_say_so(synthetic_options, train_here, tmp_path):
     options = [*synthetic_options, "--epochs=1", "--data.batch_size=24", "--checkpoint_every_n_steps=4"]
-    assert train_here(*options, "--trainer.callbacks=tests.test_saving.Keep") == 0
+    assert train_here(*options, "--trainer.callbacks=tests.training.test_checkpointing.Keep") == 0
     place = "saved inside epoch 1, after 4 of its batches"
     trained = load_trained("4.ckpt")
     assert trained.metadata["unfinished"] == place
@@ -125,7 +130,7 @@ def evaluated(metadata):
 
 def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(synthetic_options, train_here, tmp_path, capfd):
     options = [*synthetic_options, "--epochs=1", "--data.batch_size=24", "--checkpoint_every_n_steps=4"]
-    assert train_here(*options, "--trainer.callbacks=tests.test_saving.Keep") == 0
+    assert train_here(*options, "--trainer.callbacks=tests.training.test_checkpointing.Keep") == 0
     run = tmp_path / "runs" / "classic-synthetic" / "1"
     shutil.copy(tmp_path / "4.ckpt", run / "checkpoints" / "last.ckpt")
     before = sorted(run.rglob("*"))
