@@ -5,13 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
 )
 
 # Of the standard normal distribution, for an interval that holds the true value 95 times in 100.
@@ -53,6 +56,18 @@ def evaluate_probabilities(probabilities: Tensor, labels: Tensor) -> dict[str, A
     }
 
 
+def class_metrics(num_classes: int) -> MetricCollection:
+    """Return precision, recall and F1 of each class, and the confusion matrix, rows true classes."""
+    return MetricCollection(
+        {
+            "precision": MulticlassPrecision(num_classes, average=None),
+            "recall": MulticlassRecall(num_classes, average=None),
+            "f1": MulticlassF1Score(num_classes, average=None),
+            "confusion_matrix": MulticlassConfusionMatrix(num_classes),
+        }
+    )
+
+
 def class_report(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return `precision`, `recall` and `f1` `(num_classes,)` float, and `confusion_matrix` `(num_classes,) * 2` int.
 
@@ -60,10 +75,9 @@ def class_report(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
         probabilities: `(N, num_classes)` float.
         labels: `(N,)` int64 in [0, num_classes). Rows of the confusion matrix are true classes.
     """
-    num_classes = probabilities.shape[1]
-    scores = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
-    report = {name: score(probabilities, labels, num_classes, average=None) for name, score in scores.items()}
-    return report | {"confusion_matrix": multiclass_confusion_matrix(probabilities, labels, num_classes)}
+    metrics = class_metrics(probabilities.shape[1])
+    metrics.update(probabilities, labels)
+    return metrics.compute()
 
 
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:

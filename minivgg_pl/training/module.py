@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from minivgg_pl.errors import NonFiniteLossError
-from minivgg_pl.evaluation.class_metrics import class_metrics
+from minivgg_pl.evaluation.metrics import class_metrics
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.training.batch_norm import BatchBuffer, average_over_devices, measure_statistics
 from minivgg_pl.training.hyperparameters import check_hyperparameters

@@ -24,8 +24,7 @@ from minivgg_pl.data.download import prepare_cifar10
 from minivgg_pl.data.images import read_image
 from minivgg_pl.errors import InputError
 from minivgg_pl.weights.init_from import load_initial_weights
-from minivgg_pl.weights.load import load_trained
-from minivgg_pl.weights.metadata import checked_metadata
+from minivgg_pl.weights.load import checked_metadata, load_trained
 from tests.robustness.fuzz_commands import BOMB
 from tests.robustness.fuzz_formats import CHANGES, Checkpoints, Keras, Safetensors, payloads
 from tests.robustness.fuzzing import LIMIT_S, time_limit
