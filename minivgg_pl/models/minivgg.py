@@ -1,4 +1,4 @@
-"""MiniVGG, the network alone: a plain `torch.nn.Module` that needs no Lightning."""
+"""The MiniVGG network: a plain `torch.nn.Module` that needs no Lightning."""
 
 import math
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.models.dropout import ByteDropout
-from minivgg_pl.models.initialization import glorot, pass_on, whiten
+from minivgg_pl.models.initialization import initialize
 
 # Keras' BatchNormalization defaults. Its momentum is the share of the old statistic, PyTorch's that of the new one:
 # 0.99 there is 0.01 here. One difference stays: Keras 3 updates the moving variance with the biased batch variance,
@@ -23,9 +23,6 @@ IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
 NORMALIZATION = ("mean", "std")
 
-# Of the dense layers: 4 GB in float32, four times that in training. `classic` at 512 pixels has half of it.
-MAX_DENSE_WEIGHTS = 2**30
-
 
 class MiniVGG(nn.Module):
     """A mini VGG: two blocks of two 3x3 convolutions, a hidden dense layer, a linear classifier.
@@ -35,7 +32,7 @@ class MiniVGG(nn.Module):
     channel-height-width flattening.
 
     Args:
-        variant: `"classic"` or `"wide"`, a row of `minivgg_pl.architectures.ARCHITECTURES`.
+        variant: `"classic"` or `"wide"`, a row of `minivgg_pl.models.architectures.ARCHITECTURES`.
         num_classes: Number of classes, at least 2.
         dense_units: Width of the hidden dense layer; `None` takes the variant's own (512 for `classic`, 256 for
             `wide`). 300 gives the network of the article's listing, which contradicts its text.
@@ -44,26 +41,25 @@ class MiniVGG(nn.Module):
         batch_norm_momentum: Share of a batch's statistic in the running one, in (0, 1]: PyTorch's meaning, one minus
             Keras'.
         init: `"glorot"`, as in Keras, or `"whitened"`: as `"glorot"`, but the first convolution starts with filters
-            that whiten natural images, for colour inputs normalised by `mean` and `std`, and each further one starts
+            that whiten natural images (for colour images normalised by `mean` and `std`), and each further one starts
             by passing its inputs on.
         image_size: Height and width of the images in pixels, a multiple of 4. The article's is 32.
         in_channels: Channels of the images: 3 for colour, 1 for grey.
 
     Attributes:
-        options: The arguments above by name, with plain values: what a network of the same shape is built from.
-        class_names: The name of each logit's class where `from_pretrained` read them, else None.
+        options: The arguments above by name, as plain values. `MiniVGG(**options)` builds the same network.
+        class_names: The name of each logit's class if `from_pretrained` read the weights, else None.
+        image_shape: `(in_channels, image_size, image_size)`.
 
     Input shape:
-        `(N, in_channels, image_size, image_size)` float in [0, 1]: a image's bytes divided by 255, never normalised
-        by the caller.
+        `(N, in_channels, image_size, image_size)` float in [0, 1]: an image's bytes divided by 255. The network
+        itself normalises.
 
     Output shape:
         `(N, num_classes)` float logits. Softmax makes them probabilities.
 
     Raises:
-        ValueError: On an unknown variant, fewer than 2 classes, no dense units, `mean`/`std` of another length than
-            `in_channels` or with a `std` that is not positive, a `batch_norm_momentum` out of range, another `init`
-            or one that the images do not suit, or an `image_size` or `in_channels` out of range.
+        ValueError: On an argument that is unknown or out of range; the message names it and says what to give.
 
     Example:
         >>> MiniVGG("wide")(torch.rand(2, 3, 32, 32)).shape
@@ -94,15 +90,16 @@ class MiniVGG(nn.Module):
             "image_size": image_size,
             "in_channels": in_channels,
         }
-        _check_arguments(**self.options)
-        self.init = init
+        _check_options(self.options)
         self.class_names: list[str] | None = None
         self.image_shape = (in_channels, image_size, image_size)
         architecture = ARCHITECTURES[variant]
         dense_units = dense_units or architecture.dense_units
-        # Saved with the weights, so that weights and preprocessing cannot part.
-        self.register_buffer("mean", _channel_buffer(mean))
-        self.register_buffer("std", _channel_buffer(std))
+        # Buffers are saved with the weights, so that both always belong together.
+        for name in NORMALIZATION:
+            values = self.options[name]
+            buffer = None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, buffer)
 
         size = image_size
         self.num_blocks = len(architecture.blocks)
@@ -116,11 +113,11 @@ class MiniVGG(nn.Module):
         self.dense_bn = nn.BatchNorm1d(dense_units, eps=BATCH_NORM_EPS, momentum=batch_norm_momentum)
         self.dense_dropout = ByteDropout(architecture.dense_dropout)
         self.classifier = nn.Linear(dense_units, num_classes)
-        self.reset_parameters()
+        initialize(self, init)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
-        """Return a trained network in evaluation mode, on the CPU, in float32; no code in the file is ever run.
+        """Return a trained network in evaluation mode, on the CPU, in float32. No code in the file is run.
 
         Args:
             source: `"classic"` or `"wide"` for the weights that come with this package, or what this project wrote:
@@ -129,48 +126,42 @@ class MiniVGG(nn.Module):
         Raises:
             InputError: A ValueError; if there is nothing of that kind at `source`, or it is damaged.
         """
-        # Late: what reads files needs this module.
+        # Late, since weights/ builds networks with this module.
         from minivgg_pl.weights.load import load_trained
 
         trained = load_trained(source)
         trained.net.class_names = trained.class_names
         return trained.net
 
-    def reset_parameters(self) -> None:
-        """Set every weight and bias anew, as `init` says."""
-        glorot(self)
-        if self.init == "whitened":
-            first, *others = (module for module in self.modules() if isinstance(module, nn.Conv2d))
-            whiten(first)
-            for conv in others:
-                pass_on(conv)
-
     def forward(self, images: Tensor, dropout_samples: int = 1) -> Tensor:
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1].
 
         Args:
             images: As above.
-            dropout_samples: How often the features of the convolutions pass through what follows, from the last
-                block's dropout on, each time under another dropout mask. For training: the average over masks is a
-                steadier gradient, and the convolutions, most of the work, run once (multi-sample dropout,
-                arXiv:1905.09788). The logits are then `(dropout_samples * N, num_classes)`, all images in each pass.
+            dropout_samples: How many dropout masks each image passes through, from the last block's dropout on. For
+                training: the average over masks is a steadier gradient, and the convolutions, most of the work, run
+                once (multi-sample dropout, arXiv:1905.09788). The logits are then `(dropout_samples * N, num_classes)`:
+                all images under the first mask, then all under the second, and so on.
 
         Raises:
             ValueError: On images of another shape, or of an integer type.
         """
-        _check_images(images, self.image_shape)
-        # A network in half or double precision takes float32 images all the same.
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            expected = ", ".join(map(str, self.image_shape))
+            raise ValueError(f"images have shape {tuple(images.shape)}: give (N, {expected})")
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}: give floats in [0, 1], such as bytes divided by 255")
+        # A network in half or double precision takes float32 images, too.
         x = images.to(self.classifier.weight.dtype)
         if self.mean is not None:
             x = x - self.mean
         if self.std is not None:
             x = x / self.std
-        *blocks, last_block = (self.get_submodule(f"block{number}") for number in range(1, self.num_blocks + 1))
-        for block in blocks:
-            x = block(x)
-        for layer in last_block[:-1]:
+        blocks = (self.get_submodule(f"block{number}") for number in range(1, self.num_blocks + 1))
+        *layers, last_dropout = (layer for block in blocks for layer in block)
+        for layer in layers:
             x = layer(x)
-        x = last_block.dropout(torch.cat([x] * dropout_samples) if dropout_samples > 1 else x)
+        x = last_dropout(torch.cat([x] * dropout_samples) if dropout_samples > 1 else x)
         x = self.dense_relu(self.dense(self.flatten(x)))
         return self.classifier(self.dense_dropout(self.dense_bn(x)))
 
@@ -187,62 +178,27 @@ def _block(in_channels: int, widths: Sequence[int], dropout: float, batch_norm_m
     return nn.Sequential(layers)
 
 
-def _channel_buffer(values: Sequence[float] | None) -> Tensor | None:
-    return None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
-
-
-def _check_images(images: Tensor, expected: tuple[int, int, int]) -> None:
-    if images.ndim != 4 or images.shape[1:] != expected:
-        raise ValueError(f"images have shape {tuple(images.shape)}: give (N, {', '.join(map(str, expected))})")
-    if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}: give floats in [0, 1], such as bytes divided by 255")
-
-
-def _check_arguments(
-    variant: str,
-    num_classes: int,
-    dense_units: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    batch_norm_momentum: float,
-    init: str,
-    image_size: int,
-    in_channels: int,
-) -> None:
+def _check_options(options: dict[str, Any]) -> None:
+    """Check the arguments of MiniVGG, given by name."""
+    variant, channels, init = options["variant"], options["in_channels"], options["init"]
+    momentum, image_size = options["batch_norm_momentum"], options["image_size"]
     if variant not in ARCHITECTURES:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(ARCHITECTURES)}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes is {num_classes}: a classifier needs at least 2")
-    if dense_units is not None and dense_units < 1:
-        raise ValueError(f"dense_units is {dense_units}: give at least 1, or nothing for the variant's own")
-    if in_channels < 1:
-        raise ValueError(f"in_channels is {in_channels}: give 3 for colour, 1 for grey")
+    for name, least in (("num_classes", 2), ("dense_units", 1), ("in_channels", 1)):
+        if options[name] is not None and options[name] < least:
+            raise ValueError(f"{name} is {options[name]}: give at least {least}")
     # Each of the two blocks halves the image.
     if image_size < 4 or image_size % 4:
         raise ValueError(f"image_size is {image_size}: give a multiple of 4, 4 or more")
-    _check_size(variant, num_classes, dense_units, image_size)
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None and not all(isinstance(value, int | float) for value in values):
-            raise ValueError(f"{name} is {values}: give numbers")
-        if values is not None and len(values) != in_channels:
-            raise ValueError(f"{name} has {len(values)} values: give {in_channels}, one for each channel")
-    if std is not None and not all(0 < value < math.inf for value in std):
-        raise ValueError(f"std is {list(std)}: every value must be above 0")
-    if not 0 < batch_norm_momentum <= 1:
-        raise ValueError(f"batch_norm_momentum is {batch_norm_momentum}: give above 0 to 1")
+    for name in NORMALIZATION:
+        values = options[name]
+        if values is not None and not (len(values) == channels and all(isinstance(v, int | float) for v in values)):
+            raise ValueError(f"{name} is {values}: give {channels} numbers, one for each channel")
+    if not all(0 < value < math.inf for value in options["std"] or ()):
+        raise ValueError(f"std is {options['std']}: every value must be above 0")
+    if not 0 < momentum <= 1:
+        raise ValueError(f"batch_norm_momentum is {momentum}: give above 0 to 1")
     if init not in ("glorot", "whitened"):
         raise ValueError(f"init is {init!r}: choose glorot or whitened")
-    if init == "whitened" and in_channels != IMAGE_CHANNELS:
-        raise ValueError(f"init is 'whitened' for {in_channels} channels: it needs {IMAGE_CHANNELS}; give init glorot")
-
-
-def _check_size(variant: str, num_classes: int, dense_units: int | None, image_size: int) -> None:
-    architecture = ARCHITECTURES[variant]
-    units = dense_units or architecture.dense_units
-    inputs = architecture.blocks[-1][-1] * (image_size // 2 ** len(architecture.blocks)) ** 2
-    weights = units * (inputs + num_classes)
-    if weights > MAX_DENSE_WEIGHTS:
-        raise ValueError(
-            f"dense_units {units} with image_size {image_size} and num_classes {num_classes}: the dense layers have "
-            f"{weights:,} weights, more than {MAX_DENSE_WEIGHTS:,}: give smaller ones"
-        )
+    if init == "whitened" and channels != IMAGE_CHANNELS:
+        raise ValueError(f"init is 'whitened' for {channels} channels: it needs {IMAGE_CHANNELS}; give init glorot")

@@ -12,7 +12,7 @@ def ones(dtype=torch.float32):
     return torch.ones(64, 32, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("p", [0.25, 0.5, 0.4])  # 0.4 is no multiple of 1/256
+@pytest.mark.parametrize("p", [1 / 256, 0.25, 0.5, 0.4])  # 0.4 is not a multiple of 1/256
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_share_p_is_zero_and_the_rest_is_scaled_as_in_torch(p, dtype):
     torch.manual_seed(0)
@@ -20,12 +20,12 @@ def test_a_share_p_is_zero_and_the_rest_is_scaled_as_in_torch(p, dtype):
     assert dropped.dtype == dtype
     assert dropped.is_contiguous(memory_format=torch.channels_last)
     # Five standard deviations of the share among half a million values.
-    assert (dropped == 0).double().mean().item() == pytest.approx(p, abs=0.0035)
+    assert (dropped == 0).double().mean().item() == pytest.approx(p, abs=5 * (p * (1 - p) / 2**19) ** 0.5)
     assert dropped.unique().tolist() == nn.Dropout(p)(ones(dtype)).unique().tolist()
 
 
-def test_every_place_is_drawn_on_its_own():
-    """Words are cut into eight bytes: none may be poorer, and neighbours, channels and images not move together."""
+def test_every_value_is_drawn_independently():
+    """One draw gives eight bytes: each of them must be as random, and independent of its neighbours."""
     torch.manual_seed(0)
     kept = (ByteDropout(0.5)(torch.ones(8, 8192)) != 0).double()
     for byte in range(8):
@@ -34,15 +34,9 @@ def test_every_place_is_drawn_on_its_own():
     assert torch.corrcoef(kept).fill_diagonal_(0).abs().max() < 0.06
 
 
-def test_the_rarest_share_is_exact():
+def test_the_gradient_passes_where_the_value_does():
     torch.manual_seed(0)
-    dropped = ByteDropout(1 / 256)(torch.ones(2**20))
-    assert (dropped == 0).double().mean().item() == pytest.approx(1 / 256, abs=0.0003)
-
-
-def test_the_gradient_passes_where_the_value_did():
-    torch.manual_seed(0)
-    values = torch.rand(3, 5, 7, requires_grad=True)  # a number of values that eight does not divide
+    values = torch.rand(3, 5, 7, requires_grad=True)  # not a multiple of eight values
     dropped = ByteDropout(0.25)(values)
     dropped.sum().backward()
     torch.testing.assert_close(values.grad, (dropped != 0) / 0.75)
@@ -64,18 +58,15 @@ def test_a_view_with_gaps_is_dropped_too():
     assert torch.equal(values, torch.ones(6, 4))
 
 
-@pytest.mark.parametrize("p", [0.0, 1.0])
-def test_all_and_nothing(p):
-    assert torch.equal(ByteDropout(p)(torch.ones(4, 4)), torch.full((4, 4), 1 - p))
-
-
-def test_out_of_training_nothing_is_dropped():
+def test_the_ends_of_the_range_and_evaluation_mode_are_torchs():
     values = torch.rand(4, 4)
+    assert torch.equal(ByteDropout(0.0)(values), values)
+    assert torch.equal(ByteDropout(1.0)(values), torch.zeros(4, 4))
     assert torch.equal(ByteDropout(0.5).eval()(values), values)
 
 
 def test_a_network_with_several_of_them_can_be_compiled():
-    """For the first alone torch.compile managed the bytes, too; the second, of another size, it read out of bounds."""
+    """Several, because torch.compile could trace the bytes of one, but read those of another size out of bounds."""
     net = MiniVGG("classic").to(memory_format=torch.channels_last)
     net.compile(backend="aot_eager")  # all but the code generation, which takes most of the time
     net(torch.rand(64, 3, 32, 32)).sum().backward()
