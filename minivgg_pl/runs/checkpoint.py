@@ -1,8 +1,8 @@
-"""Lightning's checkpoints of this project, read as plain data."""
+"""Lightning checkpoints of this project, read as plain data, and the keys that the project keeps in them."""
 
 import os
 import warnings
-from collections.abc import Iterator
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,73 +10,65 @@ import torch
 
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
-from minivgg_pl.runs.torch_archives import check_archive, check_extent
+
+# Beside Lightning's own keys. `LitMiniVGG` keeps the metrics of an unfinished epoch and that epoch's first step.
+EPOCH_SO_FAR = "epoch_so_far"
+# In the state of the data module, which data/base.py writes.
+SHUFFLE_SEED = "shuffle_seed"
+CLASS_NAMES = "class_names"
+CLASS_PATH = "class_path"
+POSITION = "position"
+SPLIT = "split"
+
+CHECKPOINT_TYPES = {
+    "state_dict": dict,
+    "hyper_parameters": dict,
+    "datamodule_hyper_parameters": dict,
+    "epoch": int,
+    "global_step": int,
+    EPOCH_SO_FAR: dict,
+}
+DATA_STATE_TYPES = {SHUFFLE_SEED: int, CLASS_NAMES: list, CLASS_PATH: str, POSITION: dict | None, SPLIT: dict}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that Lightning wrote for LitMiniVGG; nothing in it is executed.
+    """Read a checkpoint that Lightning wrote for LitMiniVGG. No code in the file is run.
+
+    Returns:
+        The checkpoint's entries by key, tensors on the CPU. What CHECKPOINT_TYPES and DATA_STATE_TYPES name has the
+        type given there.
 
     Raises:
-        InputError: If the file is damaged, no such checkpoint, or one of another model.
+        InputError: If the file is damaged, not a Lightning checkpoint, or a checkpoint of another model.
     """
     try:
-        check_archive(path)
+        _check_archive(path)
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
-        check_extent(content)
-    except Exception as error:  # what torch raises for a damaged file is not one type
-        # Its first sentence; advice to trust the file follows.
+    except Exception as error:  # torch raises errors of many types for a damaged file
+        # The first sentence only: torch goes on to advise trusting the file.
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise InputError(f"{path}: not a readable checkpoint, or a damaged one ({reason})") from error
-    if not isinstance(content, dict) or any(
-        not isinstance(content.get(key), dict) for key in ("state_dict", "hyper_parameters")
-    ):
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise InputError(f"{path}: not a checkpoint that Lightning wrote for this project")
-    if not {"variant", "num_classes", "lr_decay"} <= content["hyper_parameters"].keys():
+    hyperparameters = content.get("hyper_parameters")
+    if not isinstance(hyperparameters, dict) or not {"variant", "num_classes", "lr_decay"} <= hyperparameters.keys():
         raise InputError(f"{path}: a checkpoint of another model, not of LitMiniVGG")
-    for name in _damaged_parts(content):
-        raise InputError(f"{path}: a damaged checkpoint: its {name} is not what a run writes")
+    for entries, types in ((content, CHECKPOINT_TYPES), (data_state(content), DATA_STATE_TYPES)):
+        for key, kind in types.items():
+            if key in entries and not isinstance(entries[key], kind):
+                raise InputError(f"{path}: a damaged checkpoint: its {key} is a {type(entries[key]).__name__}")
     return content
 
 
-def _damaged_parts(content: dict[Any, Any]) -> Iterator[str]:
-    """Yield the names of what others rely on and is of another kind than Lightning and this project write."""
-    if not all(isinstance(key, str) for key in [*content, *content["hyper_parameters"]]):
-        yield "list of names"
-    if not _is_plain(content["hyper_parameters"]):
-        yield "hyper_parameters"
-    for name, kind in (("epoch", int), ("global_step", int), ("datamodule_hyper_parameters", dict)):
-        if not isinstance(content.get(name, kind()), kind):
-            yield name
-    state = data_state(content)
-    kinds = {"shuffle_seed": int, "class_names": list, "class_path": str, "split": dict}
-    if not _is_plain(state) or any(not isinstance(state.get(name, kind()), kind) for name, kind in kinds.items()):
-        yield "state of the data module"
-    if not isinstance(state.get("position"), dict | None):
-        yield "position in the epoch"
-    if not _is_epoch_so_far(content.get("epoch_so_far", {})):
-        yield "epoch_so_far"
-    if not -(2**63) <= state.get("shuffle_seed", 0) < 2**64:
-        yield "shuffle_seed"
-
-
-def _is_epoch_so_far(value: Any) -> bool:
-    if not isinstance(value, dict) or type(value.get("first_step", 0)) is not int:
-        return False
-    sums = value.get("sums")
-    if not isinstance(sums, torch.Tensor):
-        return sums is None
-    is_plain = sums.dtype == torch.float32 and sums.layout == torch.strided and not sums.is_meta
-    return is_plain and sums.ndim in (1, 2) and bool(sums.isfinite().all())
-
-
-def _is_plain(value: Any) -> bool:
-    """Tell what JSON can hold from tensors and the like."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+def _check_archive(path: Path) -> None:
+    """Check that the zip archive unpacks to no more than its own size; torch itself unpacks whatever it finds."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("its entries are compressed, which torch.save never does")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("its entries claim more bytes than the file has")
 
 
 def last_checkpoint(folder: Path, option: str = "") -> Path:
@@ -92,14 +84,19 @@ def last_checkpoint(folder: Path, option: str = "") -> Path:
 
 
 def data_state(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what this project's data module kept in a checkpoint, or nothing where there was another."""
-    # Lightning keeps it under the name of the data module's class, whatever that is.
-    states = (value for value in content.values() if isinstance(value, dict) and "shuffle_seed" in value)
+    """Return what this project's data module kept in a checkpoint; an empty dict if there was another data module."""
+    # Lightning keeps it under the name of the data module's class, which may be the user's own.
+    states = (value for value in content.values() if isinstance(value, dict) and SHUFFLE_SEED in value)
     return next(states, {})
 
 
+def batches_in_epoch(content: dict[str, Any]) -> int:
+    """Return after how many batches of an epoch the checkpoint was saved; 0 at the end of an epoch."""
+    return (data_state(content).get(POSITION) or {}).get("position", 0)
+
+
 def run_folder_of(checkpoint: Path) -> Path | None:
-    """Return the run folder that the checkpoint lies in, or None if it lies elsewhere."""
+    """Return the run folder that holds the checkpoint, or None if the checkpoint lies elsewhere."""
     # Resolved, since the path may have been typed from inside the run folder.
     folder = checkpoint.resolve().parent
     if folder.name != runs.LAST_CHECKPOINT.parent.name:
