@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minivgg_pl.cli.command import OneLineArgumentParser, guarded
-from minivgg_pl.errors import InputError
 from minivgg_pl.files import check_output, write_atomically
 
 ENDINGS = {
@@ -26,7 +25,6 @@ where it has one, is inside.
   safetensors  weights and all that is known of them; --weights and MiniVGG.from_pretrained read it
   keras        weights for the article's model in Keras 3, model.load_weights(FILE) (needs: pip install h5py)
   model-card   a description in Markdown: what it is, what it takes, how good it is
-  pretrained   for maintainers: make it the weights that come with this package, checksum included
 """
 EXAMPLES = """\
 examples:
@@ -48,15 +46,13 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
         prog="export.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
-    parser.add_argument("--to", required=True, choices=[*ENDINGS, "pretrained"], metavar="FORMAT", help="above")
+    parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help="above")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: <variant> with the format's ending, here")
     parser.add_argument("--half", action="store_true", help="safetensors: keep kernels in float16, half the size")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     args = parser.parse_args(argv)
     if args.half and args.to != "safetensors":
         parser.error(f"--half has no effect with --to {args.to}: leave it out")
-    if args.output and args.to == "pretrained":
-        parser.error("--output has no effect with --to pretrained, which has its own place: leave it out")
     return args
 
 
@@ -74,11 +70,6 @@ def export(args: Namespace) -> int:
     if args.output:
         check_output("--output", args.output, [ENDINGS[args.to]], args.overwrite)
     trained = weights.load_trained(args.weights)
-    if args.to == "pretrained":
-        if not args.overwrite:
-            raise InputError("--to pretrained replaces weights of this package: give --overwrite if that is meant")
-        print(f"wrote {weights.ship(trained)} and its checksum")
-        return 0
     path = args.output or Path(trained.net.options["variant"] + ENDINGS[args.to])
     check_output("--output", path, [ENDINGS[args.to]], args.overwrite)
     writers = {
@@ -91,5 +82,5 @@ def export(args: Namespace) -> int:
     write_atomically(path, writers[args.to](trained))
     print(f"wrote {path} ({path.stat().st_size / 1e3:,.0f} kB)")
     if args.to == "keras" and (trained.net.options["mean"] or trained.net.options["std"]):
-        print(f"In Keras, put this in front of the article's layers: {keras_weights.normalization(trained.net)}")
+        print(f"In Keras, put this in front of the article's layers: {keras_weights.normalization_layer(trained.net)}")
     return 0

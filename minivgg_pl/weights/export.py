@@ -1,22 +1,46 @@
-"""The contents of files for other programs: ONNX, a torch.export program, a model card."""
+"""Export: the contents of ONNX files, torch.export programs and model cards."""
 
 import io
 import json
 import logging
 import warnings
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from minivgg_pl import __version__
 from minivgg_pl.errors import InputError
+from minivgg_pl.models.minivgg import MiniVGG
 from minivgg_pl.weights.load import TrainedNetwork
 
-# An ONNX file must agree with torch at these batch sizes, each probability to within this.
+# At each of these batch sizes, the probabilities of an ONNX file may differ from torch's by this much at most.
 CHECKED_BATCH_SIZES = (1, 5)
 MAX_DIFFERENCE = 1e-4
+
+CARD = """\
+# Mini VGG, {variant}
+
+An image classifier: two blocks of 3x3 convolutions, {num_parameters:,} trainable parameters.
+Made with minivgg_pl {version}.
+
+| | |
+|---|---|
+{table}
+
+## Limits
+
+It names one of its classes for any image, also for one that shows none of them. Images are cut to their
+central square and averaged down to {height} x {width} pixels: small things in large images are lost.
+
+## Use
+
+```python
+from minivgg_pl import MiniVGG
+
+net = MiniVGG.from_pretrained("{source}")
+probabilities = net(images).softmax(dim=1)
+```
+"""
 
 
 class WithProbabilities(nn.Module):
@@ -27,37 +51,38 @@ class WithProbabilities(nn.Module):
         self.net = net
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and probabilities for images as the network takes them."""
+        """Return logits and probabilities for images as the network takes them, `(N, C, H, W)` in [0, 1]."""
         logits = self.net(images)
         return logits, logits.softmax(dim=1)
 
 
 def program_bytes(trained: TrainedNetwork) -> bytes:
-    """Return a saved `torch.export` program: images as `MiniVGG` takes them, any batch size, to logits."""
+    """Return a saved `torch.export` program that maps images as `MiniVGG` takes them to logits, at any batch size."""
     buffer = io.BytesIO()
     torch.export.save(_program(trained.net, trained), buffer)
     return buffer.getvalue()
 
 
 def onnx_bytes(trained: TrainedNetwork) -> bytes:
-    """Return an ONNX model: `images` as `MiniVGG` takes them, any batch size, to `logits` and `probabilities`.
+    """Return an ONNX model that maps `images` as `MiniVGG` takes them to `logits` and `probabilities`.
+
+    The batch size is free.
 
     Raises:
         InputError: If onnx, onnxscript or onnxruntime is not installed, or the model disagrees with the network.
     """
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # noqa: F401 (check_onnx needs it)
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ModuleNotFoundError as error:
         raise InputError(f"ONNX needs packages: pip install onnx onnxscript onnxruntime ({error})") from error
-    net = WithProbabilities(trained.net).eval()
-    # The exporter reports on its progress, and torch deprecates what the exporter itself calls.
+    # The exporter logs its progress, and calls functions of torch that are deprecated.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         try:
             exported = torch.onnx.export(
-                _program(net, trained),
+                _program(WithProbabilities(trained.net).eval(), trained),
                 dynamo=True,
                 input_names=["images"],
                 output_names=["logits", "probabilities"],
@@ -65,47 +90,48 @@ def onnx_bytes(trained: TrainedNetwork) -> bytes:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            # torch 2.6 beside onnxscript 0.6 and newer: it cannot translate batch norm.
+            # Such as torch 2.6 with onnxscript 0.6 or newer, which cannot translate batch norm.
             raise InputError(
-                f"torch {torch.__version__} and this onnxscript write no ONNX: install newer ones"
+                f"torch {torch.__version__} and the installed onnxscript cannot write ONNX: install newer ones"
             ) from error
     model = exported.model_proto
     onnx.helper.set_model_props(model, {"class_names": json.dumps(trained.class_names)})
     content = model.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    _check_onnx(session, net, trained.net.image_shape)
+    check_onnx(content, trained.net)
     return content
 
 
+@torch.inference_mode()
+def check_onnx(content: bytes, net: MiniVGG) -> None:
+    """Compare the probabilities of an ONNX model with those of `net`, with onnxruntime.
+
+    Raises:
+        InputError: If they differ by more than MAX_DIFFERENCE.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    for size in CHECKED_BATCH_SIZES:
+        images = torch.rand(size, *net.image_shape, generator=torch.Generator().manual_seed(0))
+        probabilities = torch.from_numpy(session.run(["probabilities"], {"images": images.numpy()})[0])
+        difference = (probabilities - net(images).softmax(dim=1)).abs().max()
+        if not difference <= MAX_DIFFERENCE:
+            raise InputError(f"the ONNX model disagrees with the network by {difference:.1e}: not written")
+
+
 def _program(net: nn.Module, trained: TrainedNetwork) -> torch.export.ExportedProgram:
-    # Two images: with one, the batch size would become part of the program.
+    # Two images, because a batch size of one would become part of the program.
     sample = torch.zeros(2, *trained.net.image_shape)
-    # strict=False is the default from torch 2.7 on; before, its tracer stops at `get_submodule`.
+    # The default from torch 2.7 on. The strict tracer of torch 2.6 stops at `get_submodule`.
     return torch.export.export(net, (sample,), dynamic_shapes={"images": {0: torch.export.Dim("N")}}, strict=False)
 
 
-@torch.inference_mode()
-def _check_onnx(session: Any, net: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for size in CHECKED_BATCH_SIZES:
-        images = torch.rand(size, *image_shape, generator=generator)
-        difference = np.abs(session.run(["probabilities"], {"images": images.numpy()})[0] - net(images)[1].numpy())
-        if difference.shape[0] != size or not difference.max() <= MAX_DIFFERENCE:
-            raise InputError(f"the ONNX model disagrees with the network by {difference.max():.1e}: not written")
-
-
 def model_card(trained: TrainedNetwork) -> str:
-    """Return a description in Markdown of what the network is, takes and reaches; what is not known is left out."""
+    """Return a description in Markdown: input, output, training, accuracy. What is not known is left out."""
     options, metadata = trained.net.options, trained.metadata
     channels, height, width = trained.net.image_shape
-    lines = [f"# Mini VGG, {options['variant']}", ""]
-    lines.append(
-        f"An image classifier: two blocks of 3x3 convolutions, {sum(p.numel() for p in trained.net.parameters()):,} "
-        f"trainable parameters. Made with minivgg_pl {__version__}."
-    )
-    lines += ["", "| | |", "|---|---|"]
     rows = {
-        "input": f"float32 (N, {channels}, {height}, {width}), a image's bytes divided by 255"
+        "input": f"float32 (N, {channels}, {height}, {width}), an image's bytes divided by 255"
         + ("; normalised inside" if options["mean"] or options["std"] else ""),
         "output": f"logits (N, {options['num_classes']}); softmax makes them probabilities",
         "classes": ", ".join(trained.class_names),
@@ -115,32 +141,17 @@ def model_card(trained: TrainedNetwork) -> str:
         "epochs": metadata.get("epochs"),
         "training not finished": metadata.get("unfinished"),
         "seed": metadata.get("seed"),
-        f"accuracy on {metadata.get('tested_on', 'the test set')}": _accuracy(metadata),
     }
-    lines += [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "It names one of its classes for any image whatever, also for one that shows none of them. Images are cut "
-        f"to their central square and averaged down to {height} x {width} pixels: small things in large images are "
-        "lost.",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from minivgg_pl import MiniVGG",
-        "",
-        f'net = MiniVGG.from_pretrained("{trained.source}")',
-        "probabilities = net(images).softmax(dim=1)",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _accuracy(metadata: dict[str, Any]) -> str | None:
-    if "test_accuracy" not in metadata:
-        return None
-    images = f" of {metadata['test_images']:,} images" if metadata.get("test_images") else ""
-    return f"{metadata['test_accuracy']:.2%}{images}, one run, last epoch"
+    if "test_accuracy" in metadata:
+        images = f" of {metadata['test_images']:,} images" if metadata.get("test_images") else ""
+        accuracy = f"{metadata['test_accuracy']:.2%}{images}, one run, last epoch"
+        rows[f"accuracy on {metadata.get('tested_on', 'the test set')}"] = accuracy
+    return CARD.format(
+        variant=options["variant"],
+        num_parameters=sum(p.numel() for p in trained.net.parameters()),
+        version=__version__,
+        table="\n".join(f"| {name} | {value} |" for name, value in rows.items() if value is not None),
+        height=height,
+        width=width,
+        source=trained.source,
+    )

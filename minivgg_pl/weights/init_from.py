@@ -1,8 +1,6 @@
-"""Trained weights to train on from: what of them goes into a network, and the normalisation that must come along."""
+"""Training from trained weights: which of them a network takes, and the normalisation that belongs to them."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
@@ -11,10 +9,10 @@ from minivgg_pl.weights.load import check_finite, load_trained
 
 
 def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
-    """Load trained weights into `net` to train on from; where the classes differ in number, all but the classifier.
+    """Load trained weights into `net` to train on from; all but the classifier if the numbers of classes differ.
 
     Args:
-        net: The network to change. `mean` and `std` stay its own.
+        net: The network to change. Its `mean` and `std` stay.
         source: What `load_trained` reads, or a Keras `.weights.h5` of the article's model.
 
     Raises:
@@ -30,11 +28,10 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
             raise InputError(
                 f"{source}: weights of a {theirs} network, and this one is {ours}: give --variant {theirs}"
             )
-        tensors, normalization = trained.state_dict(), trained.options
+        tensors = {name: tensor for name, tensor in trained.state_dict().items() if name not in NORMALIZATION}
+        normalization = {name: trained.options[name] for name in NORMALIZATION}
     own = net.state_dict()
     for name, tensor in tensors.items():
-        if name in NORMALIZATION:
-            continue
         if tensor.shape == own[name].shape:
             own[name] = tensor
         elif not name.startswith("classifier."):
@@ -42,8 +39,12 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
                 f"{source}: {name} has shape {tuple(tensor.shape)} where this network has {tuple(own[name].shape)}: "
                 "give weights of the same variant and sizes"
             )
-    if normalization:
-        _check_normalization(source, net.options, normalization)
+    if normalization and any(normalization[name] != net.options[name] for name in NORMALIZATION):
+        # With another normalisation the weights mean nothing.
+        wanted = ", ".join(
+            f"{name} {values and [float(f'{value:.6g}') for value in values]}" for name, values in normalization.items()
+        )
+        raise InputError(f"{source}: its network was trained with {wanted}: give the same --model.mean and --model.std")
     net.load_state_dict(own)
 
 
@@ -51,7 +52,8 @@ def normalization_of(source: str | Path) -> dict[str, list[float] | None] | None
     """Return the `mean` and `std` of the network that `source`, as `load_initial_weights` reads it, was trained with.
 
     Returns:
-        None for what Keras itself saved: it keeps a normalisation outside, and the caller's own is taken to be theirs.
+        None for a file that Keras itself saved. Such a file says nothing of a normalisation, and the caller's own is
+        taken to be right.
 
     Raises:
         InputError: If the weights cannot be read.
@@ -61,11 +63,3 @@ def normalization_of(source: str | Path) -> dict[str, list[float] | None] | None
         return kept if any(kept.values()) else None
     options = load_trained(source).net.options
     return {name: options[name] for name in NORMALIZATION}
-
-
-def _check_normalization(source: str | Path, own: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Weights mean nothing with another normalisation than they were trained with."""
-    if all(theirs[name] == own[name] for name in NORMALIZATION):
-        return
-    wanted = ", ".join(f"{name} {theirs[name] and [float(f'{v:.6g}') for v in theirs[name]]}" for name in NORMALIZATION)
-    raise InputError(f"{source}: its network was trained with {wanted}: give --model.mean and --model.std so")

@@ -1,13 +1,14 @@
-"""The article's model in Keras 3: its `.weights.h5` files, written from a network and read into one, with h5py alone.
+"""Keras 3 weights of the article's model: `.weights.h5` files, read and written with h5py, without Keras.
 
-Reading touches arrays only, and only those that lie in the file itself: HDF5 has links to other files, data that lie in
-other files, and small files that unpack to gigabytes. Unlike a whole saved Keras model, nothing here can be code.
+HDF5 has links to other files, data in other files, and small files that unpack to gigabytes. Only plain arrays that lie
+in the file itself are read here. Unlike a whole saved Keras model, a weights file holds no code.
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +17,17 @@ from torch import Tensor, nn
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 
-# In the order in which Keras numbers a layer's variables.
-VARIABLES = {
+# Keras' name of each layer type, and its variables in the order in which Keras numbers them.
+BATCH_NORM = ("batch_normalization", ("weight", "bias", "running_mean", "running_var"))
+LAYERS = {
     nn.Conv2d: ("conv2d", ("weight", "bias")),
-    nn.BatchNorm2d: ("batch_normalization", ("weight", "bias", "running_mean", "running_var")),
-    nn.BatchNorm1d: ("batch_normalization", ("weight", "bias", "running_mean", "running_var")),
+    nn.BatchNorm2d: BATCH_NORM,
+    nn.BatchNorm1d: BATCH_NORM,
     nn.Linear: ("dense", ("weight", "bias")),
 }
-# Keras keeps no normalisation with the article's model, and leaves attributes of the file that it does not know alone.
+# The article's model has no place for a normalisation. Keras ignores attributes of the file that it does not know.
 ATTRIBUTE = "minivgg_pl."
 MAX_CHANNELS = 2**16
-MISSING_H5PY = "Keras files need the package h5py: pip install h5py"
-
-Content = TypeVar("Content")
 
 
 def is_keras_file(source: str | Path) -> bool:
@@ -44,25 +43,24 @@ def keras_bytes(net: MiniVGG) -> bytes:
     Raises:
         InputError: If h5py is not installed.
     """
-    h5py = _import_h5py()
     tensors = net.state_dict()
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
+    with _import_h5py().File(buffer, "w") as file:
         file.create_group("vars")
         for name in NORMALIZATION:
             if net.options[name] is not None:
                 file.attrs[ATTRIBUTE + name] = net.options[name]
-        for path, name, module in _layers(net):
-            group = file.create_group(f"{path}/vars")
-            group.attrs["name"] = path.rpartition("/")[2]
-            for number, variable in enumerate(VARIABLES[type(module)][1]):
+        for place, name, variables in _layers(net):
+            group = file.create_group(f"{place}/vars")
+            group.attrs["name"] = place.rpartition("/")[2]
+            for number, variable in enumerate(variables):
                 array = _to_keras(net, name, tensors[f"{name}.{variable}"])
                 group.create_dataset(str(number), data=array.numpy())
     return buffer.getvalue()
 
 
-def normalization(net: MiniVGG) -> str:
-    """Return the Keras layer, as code, that does what `net` does to its input first; the article's model has none."""
+def normalization_layer(net: MiniVGG) -> str:
+    """Return, as code, the Keras layer that normalises as `net` does; the article's model has none."""
     mean, std = net.options["mean"] or [0.0] * net.image_shape[0], net.options["std"] or [1.0] * net.image_shape[0]
     return f"keras.layers.Normalization(mean={mean}, variance={[round(value**2, 6) for value in std]})"
 
@@ -72,128 +70,114 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
 
     Args:
         path: A file that Keras 3's `model.save_weights("NAME.weights.h5")` wrote.
-        net: The network that they are for; it stays as it is.
+        net: The network that the weights are for. It is not changed.
 
     Returns:
-        A state dict of `net` without `mean` and `std`, which Keras keeps outside. The classifier has as many rows as
-        the file has classes.
+        A state dict of `net` without `mean` and `std`. The classifier has as many rows as the file has classes.
 
     Raises:
         InputError: If the file is damaged, no such file, or of another architecture (the message names the layer).
     """
-    return _read_file(path, lambda file: dict(_read_layers(path, file, net)))
+    with _opened(path) as file:
+        return dict(_read_layers(path, file, net))
 
 
 def read_keras_normalization(path: Path) -> dict[str, list[float] | None]:
-    """Read `mean` and `std`, a number for each channel, that `keras_bytes` kept in the file; None without.
+    """Read the `mean` and `std`, one number a channel, that `keras_bytes` kept in the file; None for what is missing.
 
     Raises:
         InputError: If the file is damaged or no such file.
     """
-    return _read_file(path, lambda file: {name: _read_attribute(file, ATTRIBUTE + name) for name in NORMALIZATION})
+    normalization: dict[str, list[float] | None] = dict.fromkeys(NORMALIZATION)
+    with _opened(path) as file:
+        for name in NORMALIZATION:
+            if (attribute := ATTRIBUTE + name) in file.attrs:
+                stored = file.attrs.get_id(attribute)
+                # Checked before it is read, since its claimed size may be larger than memory.
+                if stored.dtype.kind != "f" or len(stored.shape) != 1 or stored.shape[0] > MAX_CHANNELS:
+                    raise ValueError(f"{attribute} is not one number for each channel")
+                normalization[name] = [float(value) for value in file.attrs[attribute]]
+    return normalization
 
 
-def _read_file(path: Path, read: Callable[[Any], Content]) -> Content:
-    h5py = _import_h5py()
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a Keras weights file to read; whatever goes wrong inside is an InputError."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise InputError(f"{path}: not a readable .weights.h5 file, but a folder, a pipe or a device")
-        with h5py.File(path, "r") as file:
-            if "layers" not in file.keys():  # noqa: SIM118 (without keys, links are followed)
+        with _import_h5py().File(path, "r") as file:
+            if "layers" not in list(file):
                 raise InputError(
                     f"{path}: not weights that Keras 3 saved; load them in Keras 3 and give "
                     'model.save_weights("NAME.weights.h5")'
                 )
-            return read(file)
+            yield file
     except InputError:
         raise
-    except Exception as error:  # what h5py raises for a damaged file is not one type
+    except Exception as error:  # h5py raises errors of many types for a damaged file
         raise InputError(f"{path}: not a readable .weights.h5 file, or a damaged one ({error})") from error
 
 
-def _read_attribute(file: Any, name: str) -> list[float] | None:
-    if name not in file.attrs:
-        return None
-    stored = file.attrs.get_id(name)
-    # Asked before it is read: an attribute may be as large as memory.
-    if stored.dtype.kind != "f" or len(stored.shape) != 1 or stored.shape[0] > MAX_CHANNELS:
-        raise ValueError(f"{name} is no number for each channel")
-    return [float(value) for value in file.attrs[name]]
-
-
-def _read_layers(path: Path, file: Mapping[str, Any], net: MiniVGG) -> Iterator[tuple[str, Tensor]]:
-    expected = net.state_dict()
-    layers = {place: (name, VARIABLES[type(module)][1]) for place, name, module in _layers(net)}
-    for group in (f"layers/{name}" for name in _child(file, "layers")):
-        if group not in layers and len(_variables(file, group)):
-            raise InputError(f"{path}: it has a layer {group}, which {net.options['variant']} has not")
-    for place, (name, variables) in layers.items():
-        stored = _variables(file, place)
-        if len(stored) != len(variables):
-            raise InputError(
-                f"{path}: {place} has {len(stored)} variables where {name} of {net.options['variant']} has "
-                f"{len(variables)}"
-            )
+def _read_layers(path: Path, file: Any, net: MiniVGG) -> Iterator[tuple[str, Tensor]]:
+    variant, expected, layers = net.options["variant"], net.state_dict(), list(_layers(net))
+    places = {place for place, _, _ in layers}
+    for place in (f"layers/{name}" for name in _open(file, "layers")):
+        if place not in places and len(_variables(file, place)):
+            raise InputError(f"{path}: it has a layer {place}, which {variant} does not have")
+    for place, name, variables in layers:
+        if (number := len(_variables(file, place))) != len(variables):
+            raise InputError(f"{path}: {place} has {number} variables where {name} of {variant} has {len(variables)}")
         for number, variable in enumerate(variables):
-            wanted = _to_keras(net, name, expected[f"{name}.{variable}"]).shape
-            dataset = _child(stored, str(number))
-            _check_dataset(dataset)
-            # A classifier for other classes is the caller's to leave out.
-            shape = dataset.shape
-            if shape != tuple(wanted) and not (name == "classifier" and shape and shape[:-1] == wanted[:-1]):
+            dataset = _open(file, f"{place}/vars/{number}")
+            # Keras writes none of these. A chunk may be larger than its array, and unpack to gigabytes.
+            if dataset.is_virtual or dataset.external or dataset.chunks or dataset.dtype.kind != "f":
+                raise ValueError(f"{dataset.name} is not a plain array of floating-point numbers")
+            shape, wanted = dataset.shape, _to_keras(net, name, expected[f"{name}.{variable}"]).shape
+            # The caller decides about a classifier with another number of classes.
+            if shape != wanted and not (name == "classifier" and shape and shape[:-1] == wanted[:-1]):
                 raise InputError(
-                    f"{path}: {place} has shape {shape} where {name}.{variable} of {net.options['variant']} has "
+                    f"{path}: {place} has shape {shape} where {name}.{variable} of {variant} has "
                     f"{tuple(wanted)} in Keras' order"
                 )
-            # Read only now: a small file can describe gigabytes.
-            array = np.asarray(dataset)
-            yield f"{name}.{variable}", _from_keras(net, name, torch.from_numpy(array.astype(np.float32)))
+            # Read after the check of its shape, since a small file can describe gigabytes.
+            array = np.asarray(dataset, dtype=np.float32)
+            yield f"{name}.{variable}", _from_keras(net, name, torch.from_numpy(array))
 
 
-def _child(group: Mapping[str, Any], name: str) -> Any:
-    """Return what lies in `group` under `name`; links to other places and other files are not followed."""
+def _open(file: Any, place: str) -> Any:
+    """Return the group or the array at `place`. Links to other places and to other files are not followed."""
     h5py = _import_h5py()
-    if not isinstance(group, h5py.Group) or not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is a link, or lies in no group")
-    return group[name]
+    for name in place.split("/"):
+        if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+            raise ValueError(f"{name} is a link")
+        file = file[name]
+    return file
 
 
-def _variables(file: Mapping[str, Any], place: str) -> Mapping[str, Any]:
-    """Return the group of a layer's variables, empty where it has none."""
-    group = file
-    for name in (*place.split("/"), "vars"):
-        if name not in group.keys():  # noqa: SIM118 (without keys, links are followed)
-            return {}
-        group = _child(group, name)
-    return group
+def _variables(file: Any, place: str) -> Any:
+    """Return the group of a layer's variables; an empty dict if it has none."""
+    try:
+        return _open(file, f"{place}/vars")
+    except KeyError:
+        return {}
 
 
-def _check_dataset(dataset: Any) -> None:
-    h5py = _import_h5py()
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f" or dataset.dtype.subdtype:
-        raise ValueError(f"{getattr(dataset, 'name', dataset)} is no array of floating-point numbers")
-    # Keras writes none of these. A chunk may be larger than the array, and unpack to gigabytes.
-    if dataset.is_virtual or dataset.external or dataset.chunks:
-        raise ValueError(f"{dataset.name} is packed, or lies in another file")
-
-
-def _layers(net: MiniVGG) -> Iterator[tuple[str, str, nn.Module]]:
-    """Yield each layer that has weights: its place in a Keras file, its name here, itself."""
+def _layers(net: MiniVGG) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield for each layer with weights: its place in a Keras file, its name in `net`, the names of its variables."""
     counts: dict[str, int] = {}
     for name, module in net.named_modules():
-        if type(module) in VARIABLES:
-            kind = VARIABLES[type(module)][0]
+        if type(module) in LAYERS:
+            kind, variables = LAYERS[type(module)]
             number = counts.get(kind, 0)
             counts[kind] = number + 1
-            yield f"layers/{kind}_{number}" if number else f"layers/{kind}", name, module
+            yield f"layers/{kind}_{number}" if number else f"layers/{kind}", name, variables
 
 
 def _to_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
+    if name == "dense" and tensor.ndim == 2:
+        tensor = tensor[:, _flattened_order(net)]
     if tensor.ndim == 4:  # out, in, height, width -> height, width, in, out
         tensor = tensor.permute(2, 3, 1, 0)
-    elif tensor.ndim == 2 and name == "dense":  # columns by channel, height, width -> rows by height, width, channel
-        tensor = tensor.unflatten(1, (-1, *_last_map(net))).permute(2, 3, 1, 0).flatten(0, 2)
-    elif tensor.ndim == 2:
+    elif tensor.ndim == 2:  # out, in -> in, out
         tensor = tensor.T
     return tensor.contiguous()
 
@@ -201,21 +185,22 @@ def _to_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
 def _from_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
     if tensor.ndim == 4:
         tensor = tensor.permute(3, 2, 0, 1)
-    elif tensor.ndim == 2 and name == "dense":
-        tensor = tensor.unflatten(0, (*_last_map(net), -1)).permute(3, 2, 0, 1).flatten(1)
     elif tensor.ndim == 2:
         tensor = tensor.T
+    if name == "dense" and tensor.ndim == 2:
+        tensor = tensor[:, _flattened_order(net).argsort()]
     return tensor.contiguous()
 
 
-def _last_map(net: MiniVGG) -> tuple[int, int]:
-    """Return height and width of what is flattened."""
-    return net.image_shape[1] // 2**net.num_blocks, net.image_shape[2] // 2**net.num_blocks
+def _flattened_order(net: MiniVGG) -> Tensor:
+    """Return where each of Keras' flattened features, by height, width, channel, stands in ours, by channel first."""
+    size = net.image_shape[1] // 2**net.num_blocks
+    return torch.arange(net.dense.in_features).view(-1, size, size).permute(1, 2, 0).flatten()
 
 
 def _import_h5py() -> Any:
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise InputError(MISSING_H5PY) from error
+        raise InputError("Keras files need the package h5py: pip install h5py") from error
     return h5py

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from minivgg_pl import MiniVGG
-from minivgg_pl.cli.predict import Prediction, as_table, main
+from minivgg_pl.cli.predict import DEFAULT, Prediction, as_table, main
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.evaluation.inference import class_probabilities
-from minivgg_pl.weights.pretrained import DEFAULT
 from tests.conftest import REPOSITORY
 
 
