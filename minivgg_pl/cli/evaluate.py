@@ -189,7 +189,8 @@ def _write_report(
     from minivgg_pl.plots.gallery import draw_gallery
 
     names, labels = trained.class_names, images.labels
-    report = {name: value.tolist() for name, value in evaluation.class_report(probabilities, labels).items()}
+    metrics = evaluation.class_metrics(len(names))
+    report = {name: value.tolist() for name, value in metrics(probabilities, labels).items()}
     matrix = report["confusion_matrix"]
     reports.write_predictions(folder / "predictions.csv", names, labels, probabilities)
     reports.write_class_report(folder / "report.csv", names, report)

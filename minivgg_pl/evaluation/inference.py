@@ -1,4 +1,4 @@
-"""From pixels to class probabilities, in batches."""
+"""Inference: from pixels to class probabilities, in batches."""
 
 import numpy as np
 import torch
@@ -11,19 +11,19 @@ BATCH_SIZE = 256
 
 @torch.inference_mode()
 def class_probabilities(net: MiniVGG, images: np.ndarray | Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
-    """Return the softmax of the logits `(N, num_classes)` float32, on the CPU.
+    """Return the softmax of the logits, `(N, num_classes)` float32, on the CPU.
 
     Args:
-        net: In evaluation mode, on any device.
+        net: The network, in evaluation mode, on any device.
         images: `(N, H, W, C)` uint8 in [0, 255], of the size that the network takes.
-        batch_size: Images at a time.
+        batch_size: How many images the network gets at a time.
 
     Raises:
         ValueError: If the images are not of the network's size.
     """
     device = net.classifier.weight.device
     parts = [
-        # A view: height-width-channel bytes are PyTorch's channels_last.
+        # The permuted view is already in torch's channels_last format.
         net(part.to(device).permute(0, 3, 1, 2).float().div_(255)).float().softmax(dim=1).cpu()
         for part in torch.as_tensor(images).split(batch_size)
     ]

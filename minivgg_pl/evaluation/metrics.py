@@ -1,4 +1,4 @@
-"""What a trained network is worth on labelled images: the numbers, from its probabilities."""
+"""Metrics of a trained network on labelled images, from its class probabilities."""
 
 import math
 from typing import Any
@@ -12,17 +12,14 @@ from torchmetrics.classification import (
     MulticlassPrecision,
     MulticlassRecall,
 )
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-)
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-# Of the standard normal distribution, for an interval that holds the true value 95 times in 100.
+# Quantile of the standard normal distribution for a 95 % interval.
 NORMAL_QUANTILE_95 = 1.959964
 # Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, use 15 bins of equal width.
 NUM_BINS = 15
 TOP = 5
-# Below it, the logarithm of a float32 probability is minus infinity.
+# The logarithm of a smaller float32 probability would be minus infinity.
 SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
 
 
@@ -41,23 +38,28 @@ def evaluate_probabilities(probabilities: Tensor, labels: Tensor) -> dict[str, A
     num_images, num_classes = probabilities.shape
     options = {"num_classes": num_classes, "average": "micro"}
     accuracy = multiclass_accuracy(probabilities, labels, **options).item()
+    top5_accuracy = None
+    if num_classes > TOP:
+        top5_accuracy = multiclass_accuracy(probabilities, labels, top_k=TOP, **options).item()
     true = probabilities.gather(1, labels[:, None]).clamp_min(SMALLEST_PROBABILITY)
+    calibration_error = multiclass_calibration_error(probabilities, labels, num_classes, n_bins=NUM_BINS, norm="l1")
     return {
         "images": num_images,
         "accuracy": accuracy,
         "accuracy_95": wilson_interval(round(accuracy * num_images), num_images),
-        "top5_accuracy": multiclass_accuracy(probabilities, labels, top_k=TOP, **options).item()
-        if num_classes > TOP
-        else None,
+        "top5_accuracy": top5_accuracy,
         "loss": -true.log().mean().item(),
-        "expected_calibration_error": multiclass_calibration_error(
-            probabilities, labels, num_classes, n_bins=NUM_BINS, norm="l1"
-        ).item(),
+        "expected_calibration_error": calibration_error.item(),
     }
 
 
 def class_metrics(num_classes: int) -> MetricCollection:
-    """Return precision, recall and F1 of each class, and the confusion matrix, rows true classes."""
+    """Return the metrics of each class: `precision`, `recall`, `f1` and `confusion_matrix`.
+
+    They take predicted classes `(N,)`, or probabilities `(N, num_classes)`, and labels `(N,)`. `compute()` returns the
+    first three as `(num_classes,)` float in [0, 1], and the matrix as `(num_classes, num_classes)` int64 counts, a row
+    for each true class.
+    """
     return MetricCollection(
         {
             "precision": MulticlassPrecision(num_classes, average=None),
@@ -66,18 +68,6 @@ def class_metrics(num_classes: int) -> MetricCollection:
             "confusion_matrix": MulticlassConfusionMatrix(num_classes),
         }
     )
-
-
-def class_report(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return `precision`, `recall` and `f1` `(num_classes,)` float, and `confusion_matrix` `(num_classes,) * 2` int.
-
-    Args:
-        probabilities: `(N, num_classes)` float.
-        labels: `(N,)` int64 in [0, num_classes). Rows of the confusion matrix are true classes.
-    """
-    metrics = class_metrics(probabilities.shape[1])
-    metrics.update(probabilities, labels)
-    return metrics.compute()
 
 
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:
@@ -94,17 +84,13 @@ def reliability(probabilities: Tensor, labels: Tensor) -> list[tuple[float, floa
 
     Args:
         probabilities: `(N, num_classes)` float in [0, 1].
-        labels: `(N,)` int64.
+        labels: `(N,)` int64 in [0, num_classes).
     """
     confidence, guesses = probabilities.max(dim=1)
-    hits = guesses.eq(labels)
+    hits = guesses.eq(labels).double()
     bins = (confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1)
-    members = [bins == number for number in range(NUM_BINS)]
-    return [
-        (confidence[some].mean().item(), hits[some].double().mean().item(), int(some.sum()))
-        for some in members
-        if some.any()
-    ]
+    members = (bins == number for number in bins.unique())
+    return [(confidence[some].mean().item(), hits[some].mean().item(), int(some.sum())) for some in members]
 
 
 def confident_mistakes(probabilities: Tensor, labels: Tensor, number: int) -> list[tuple[int, int, float]]:

@@ -1,8 +1,8 @@
-"""Tables of results by class and by image, as CSV."""
+"""Tables of results by class and by image, as CSV files."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,20 @@ def write_class_report(path: Path, class_names: Sequence[str], report: Mapping[s
     Args:
         path: File to write.
         class_names: In the order of the labels.
-        report: `precision`, `recall` and `f1`, one value a class, and `confusion_matrix`, rows true classes.
+        report: `precision`, `recall` and `f1`, one value a class, and `confusion_matrix`, a row for each true class.
     """
-    rows = [["class", "precision", "recall", "f1", "support"]]
-    for number, name in enumerate(class_names):
-        scores = [f"{report[column][number]:.4f}" for column in ("precision", "recall", "f1")]
-        rows.append([name, *scores, str(sum(report["confusion_matrix"][number]))])
-    _write(path, rows)
+    columns = [report[name] for name in ("precision", "recall", "f1", "confusion_matrix")]
+    rows = [
+        [name, *(f"{score:.4f}" for score in scores), sum(counts)]
+        for name, *scores, counts in zip(class_names, *columns, strict=True)
+    ]
+    _write(path, ["class", "precision", "recall", "f1", "support"], rows)
 
 
 def write_matrix(path: Path, class_names: Sequence[str], matrix: Sequence[Sequence[float]]) -> None:
     """Write a confusion matrix with the names of its rows, the true classes, and columns, the predicted ones."""
-    rows = [["true class", *class_names]]
-    rows += [[name, *(f"{value:.6g}" for value in row)] for name, row in zip(class_names, matrix, strict=True)]
-    _write(path, rows)
+    rows = ([name, *(f"{value:.6g}" for value in row)] for name, row in zip(class_names, matrix, strict=True))
+    _write(path, ["true class", *class_names], rows)
 
 
 def write_predictions(path: Path, class_names: Sequence[str], labels: Tensor, probabilities: Tensor) -> None:
@@ -40,18 +40,15 @@ def write_predictions(path: Path, class_names: Sequence[str], labels: Tensor, pr
         path: File to write.
         class_names: In the order of the labels.
         labels: `(N,)` integers.
-        probabilities: `(N, C)`, the images in the order of the labels.
+        probabilities: `(N, num_classes)` float in [0, 1], the images in the order of the labels.
     """
-    best = probabilities.max(dim=1)
-    rows = [["image", "true class", "predicted class", "probability"]]
-    for number, (label, guess, value) in enumerate(
-        zip(labels.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
-    ):
-        rows.append([str(number), class_names[label], class_names[guess], f"{value:.6f}"])
-    _write(path, rows)
+    values, guesses = probabilities.max(dim=1)
+    answers = zip(labels.tolist(), guesses.tolist(), values.tolist(), strict=True)
+    rows = ([i, class_names[label], class_names[guess], f"{p:.6f}"] for i, (label, guess, p) in enumerate(answers))
+    _write(path, ["image", "true class", "predicted class", "probability"], rows)
 
 
-def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_atomically(path, text.getvalue())

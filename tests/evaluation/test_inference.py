@@ -1,0 +1,14 @@
+"""Class probabilities of images."""
+
+import numpy as np
+import torch
+
+from minivgg_pl import MiniVGG, class_probabilities
+
+
+def test_probabilities_are_those_of_the_network_whatever_the_batch_size():
+    net = MiniVGG(dense_units=2).eval()
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    expected = net(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).softmax(dim=1)
+    for batch_size in (2, 256):
+        torch.testing.assert_close(class_probabilities(net, images, batch_size), expected)
