@@ -5,6 +5,7 @@ in the file itself are read here. Unlike a whole saved Keras model, a weights fi
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,6 @@ LAYERS = {
 }
 # The article's model has no place for a normalisation. Keras ignores attributes of the file that it does not know.
 ATTRIBUTE = "minivgg_pl."
-MAX_CHANNELS = 2**16
 
 
 def is_keras_file(source: str | Path) -> bool:
@@ -43,19 +43,15 @@ def keras_bytes(net: MiniVGG) -> bytes:
     Raises:
         InputError: If h5py is not installed.
     """
-    tensors = net.state_dict()
-    buffer = io.BytesIO()
+    tensors, buffer = net.state_dict(), io.BytesIO()
     with _import_h5py().File(buffer, "w") as file:
         file.create_group("vars")
         for name in NORMALIZATION:
             if net.options[name] is not None:
                 file.attrs[ATTRIBUTE + name] = net.options[name]
-        for place, name, variables in _layers(net):
-            group = file.create_group(f"{place}/vars")
-            group.attrs["name"] = place.rpartition("/")[2]
-            for number, variable in enumerate(variables):
-                array = _to_keras(net, name, tensors[f"{name}.{variable}"])
-                group.create_dataset(str(number), data=array.numpy())
+        for name, place in _places(net).items():
+            file[place] = _to_keras(net, name, tensors[name]).numpy()
+            file[place].parent.attrs["name"] = place.split("/")[1]
     return buffer.getvalue()
 
 
@@ -78,8 +74,29 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
     Raises:
         InputError: If the file is damaged, no such file, or of another architecture (the message names the layer).
     """
+    variant, expected, places = net.options["variant"], net.state_dict(), _places(net)
+    tensors = {}
     with _opened(path) as file:
-        return dict(_read_layers(path, file, net))
+        found: list[str] = []
+        # Links to other places and to other files are not visited.
+        file.visit(found.append)
+        stored = {place for place in found if place.startswith("layers/") and "/vars/" in place}
+        for place in sorted(stored ^ set(places.values())):
+            raise InputError(f"{path}: it {'has' if place in stored else 'lacks'} {place}, unlike a {variant} network")
+        for name, place in places.items():
+            dataset = file[place]
+            # Keras writes none of these. A chunk may be larger than its array, and unpack to gigabytes.
+            if dataset.is_virtual or dataset.external or dataset.chunks or dataset.dtype.kind != "f":
+                raise ValueError(f"{place} is not a plain array of floating-point numbers")
+            shape, wanted = dataset.shape, _to_keras(net, name, expected[name]).shape
+            # The caller decides about a classifier with another number of classes.
+            if shape != wanted and not (name.startswith("classifier.") and shape and shape[:-1] == wanted[:-1]):
+                raise InputError(
+                    f"{path}: {place} has shape {shape} where {name} of {variant} has {tuple(wanted)} in Keras' order"
+                )
+            # Read after the check of its shape, since a small file can describe gigabytes.
+            tensors[name] = _from_keras(net, name, torch.from_numpy(np.asarray(dataset, dtype=np.float32)))
+    return tensors
 
 
 def read_keras_normalization(path: Path) -> dict[str, list[float] | None]:
@@ -92,10 +109,6 @@ def read_keras_normalization(path: Path) -> dict[str, list[float] | None]:
     with _opened(path) as file:
         for name in NORMALIZATION:
             if (attribute := ATTRIBUTE + name) in file.attrs:
-                stored = file.attrs.get_id(attribute)
-                # Checked before it is read, since its claimed size may be larger than memory.
-                if stored.dtype.kind != "f" or len(stored.shape) != 1 or stored.shape[0] > MAX_CHANNELS:
-                    raise ValueError(f"{attribute} is not one number for each channel")
                 normalization[name] = [float(value) for value in file.attrs[attribute]]
     return normalization
 
@@ -117,63 +130,21 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: not a readable .weights.h5 file, or a damaged one ({error})") from error
 
 
-def _read_layers(path: Path, file: Any, net: MiniVGG) -> Iterator[tuple[str, Tensor]]:
-    variant, expected, layers = net.options["variant"], net.state_dict(), list(_layers(net))
-    places = {place for place, _, _ in layers}
-    for place in (f"layers/{name}" for name in _open(file, "layers")):
-        if place not in places and len(_variables(file, place)):
-            raise InputError(f"{path}: it has a layer {place}, which {variant} does not have")
-    for place, name, variables in layers:
-        if (number := len(_variables(file, place))) != len(variables):
-            raise InputError(f"{path}: {place} has {number} variables where {name} of {variant} has {len(variables)}")
-        for number, variable in enumerate(variables):
-            dataset = _open(file, f"{place}/vars/{number}")
-            # Keras writes none of these. A chunk may be larger than its array, and unpack to gigabytes.
-            if dataset.is_virtual or dataset.external or dataset.chunks or dataset.dtype.kind != "f":
-                raise ValueError(f"{dataset.name} is not a plain array of floating-point numbers")
-            shape, wanted = dataset.shape, _to_keras(net, name, expected[f"{name}.{variable}"]).shape
-            # The caller decides about a classifier with another number of classes.
-            if shape != wanted and not (name == "classifier" and shape and shape[:-1] == wanted[:-1]):
-                raise InputError(
-                    f"{path}: {place} has shape {shape} where {name}.{variable} of {variant} has "
-                    f"{tuple(wanted)} in Keras' order"
-                )
-            # Read after the check of its shape, since a small file can describe gigabytes.
-            array = np.asarray(dataset, dtype=np.float32)
-            yield f"{name}.{variable}", _from_keras(net, name, torch.from_numpy(array))
-
-
-def _open(file: Any, place: str) -> Any:
-    """Return the group or the array at `place`. Links to other places and to other files are not followed."""
-    h5py = _import_h5py()
-    for name in place.split("/"):
-        if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-            raise ValueError(f"{name} is a link")
-        file = file[name]
-    return file
-
-
-def _variables(file: Any, place: str) -> Any:
-    """Return the group of a layer's variables; an empty dict if it has none."""
-    try:
-        return _open(file, f"{place}/vars")
-    except KeyError:
-        return {}
-
-
-def _layers(net: MiniVGG) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Yield for each layer with weights: its place in a Keras file, its name in `net`, the names of its variables."""
-    counts: dict[str, int] = {}
+def _places(net: MiniVGG) -> dict[str, str]:
+    """Return the place of each weight of `net` in a Keras file, by its name in the state dict."""
+    places: dict[str, str] = {}
+    counts: Counter[str] = Counter()
     for name, module in net.named_modules():
         if type(module) in LAYERS:
             kind, variables = LAYERS[type(module)]
-            number = counts.get(kind, 0)
-            counts[kind] = number + 1
-            yield f"layers/{kind}_{number}" if number else f"layers/{kind}", name, variables
+            layer = f"{kind}_{counts[kind]}" if counts[kind] else kind
+            counts[kind] += 1
+            places |= {f"{name}.{variable}": f"layers/{layer}/vars/{i}" for i, variable in enumerate(variables)}
+    return places
 
 
 def _to_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
-    if name == "dense" and tensor.ndim == 2:
+    if name == "dense.weight":
         tensor = tensor[:, _flattened_order(net)]
     if tensor.ndim == 4:  # out, in, height, width -> height, width, in, out
         tensor = tensor.permute(2, 3, 1, 0)
@@ -187,7 +158,7 @@ def _from_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.permute(3, 2, 0, 1)
     elif tensor.ndim == 2:
         tensor = tensor.T
-    if name == "dense" and tensor.ndim == 2:
+    if name == "dense.weight":
         tensor = tensor[:, _flattened_order(net).argsort()]
     return tensor.contiguous()
 
