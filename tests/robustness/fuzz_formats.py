@@ -36,7 +36,7 @@ ODD_VALUES += [{"a": {}}, ["cat"] * 10, "1" * 5000, "[" * 500, {"class_path": "o
 
 
 class Format(ABC):
-    """A format: `cases` damages what `valid` holds, `write` puts a case into `folder`, and `read` reads it."""
+    """A format: `valid` is the content of a file, `cases` damages it, and `read` reads a case in `folder`."""
 
     def __init__(self, folder: Path, canary: Path) -> None:
         self.folder, self.canary = folder, canary
@@ -56,7 +56,7 @@ class Format(ABC):
 
 
 def payloads(canary: Path) -> list[bytes]:
-    """Return pieces of pickles that would write `canary`."""
+    """Return pieces of pickles that would write `canary` if they were run."""
     command = f"touch {canary}".encode()
     text = b"X" + len(command).to_bytes(4, "little") + command
     path = str(canary).encode()

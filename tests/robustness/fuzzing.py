@@ -1,4 +1,4 @@
-"""What the fuzz tests share: how bytes are damaged, and what one case may do: succeed, or refuse in one line."""
+"""Shared by the fuzz tests: damage to bytes, and the limits of time and memory for one case."""
 
 import faulthandler
 import signal
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minivgg_pl.errors import InputError
 
 LIMIT_S = 10
-# What a page more or less, the allocator's caches and lazily imported modules come to.
+# For the allocator's caches and lazily imported modules.
 MEMORY_SLACK_MB = 48
 
 # Lengths and counts at the edges of what 1, 2, 4 and 8 bytes hold, in both orders.

@@ -1,4 +1,4 @@
-"""Sudden death: real trainings killed at random moments and resumed until they are done."""
+"""Chaos: real trainings, killed at random moments and resumed until they are done."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tests.conftest import TRAIN
 
 KILLS = int(os.environ.get("MINIVGG_KILLS", "50"))
 EPOCHS = 25
-# The second saves inside epochs too, measures batch norm anew, and draws flips and shifts.
+# The second also saves inside epochs, measures batch norm anew, and draws flips and shifts.
 KINDS = {"article": [], "modern": ["--recipe=modern", "--data.batch_size=50", "--checkpoint_every_n_steps=1"]}
 READERS = {
     ".yaml": lambda path: yaml.safe_load(path.read_text()),
@@ -84,7 +84,7 @@ class Training:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, synthetic_options):
-    """Each kind's run that nothing interrupted, and the seconds until its first epoch's end and from there on."""
+    """A run of each kind without a kill, its seconds until the end of the first epoch, and its seconds an epoch."""
     results = {}
     for kind in KINDS:
         training = Training(kind, tmp_path_factory.mktemp("whole") / kind, synthetic_options)

@@ -1,4 +1,4 @@
-"""Damaged files of every format: each is read, or refused in one line; no traceback, no payload, no hang, no bomb.
+"""Damaged files of every format that may come from strangers: each is read, or refused in one line.
 
 `python -m pytest -m fuzz` runs 900 cases of each format; MINIVGG_FUZZ_CASES and MINIVGG_FUZZ_SEED choose others.
 """
