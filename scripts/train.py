@@ -6,7 +6,7 @@ from pathlib import Path
 # Works from a clone, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from minivgg_pl.cli.command import main
+from minivgg_pl.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

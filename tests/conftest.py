@@ -63,7 +63,7 @@ def run_train(*options, cwd, env=None, check=True):
 @pytest.fixture
 def train_here(tmp_path, monkeypatch):
     """The command in this process, in `tmp_path`: several times quicker, for what needs no process of its own."""
-    from minivgg_pl.cli.command import main
+    from minivgg_pl.cli.train import main
 
     def train_here(*options):
         monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def train_here(tmp_path, monkeypatch):
 @pytest.fixture
 def refuse(tmp_path, monkeypatch, capfd, synthetic_options):
     """Run the command in an empty folder, expect a refusal, and return its one line."""
-    from minivgg_pl.cli.command import main
+    from minivgg_pl.cli.train import main
 
     def refuse(*options, synthetic=True):
         folder = tmp_path / "empty"

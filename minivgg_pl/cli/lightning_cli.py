@@ -17,8 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.config import PARSER_MODE
-from minivgg_pl.cli.data_options import build_data, import_data_class, named_data_class
-from minivgg_pl.cli.parser import OneLineParser
+from minivgg_pl.cli.parser import OneLineParser, build_data, import_data_class, named_data_class
 from minivgg_pl.cli.recipes import dotted_options, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule, class_path_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minivgg_pl.cli.config import read_config
-from minivgg_pl.cli.data_options import import_data_class
+from minivgg_pl.cli.parser import import_data_class
 from minivgg_pl.cli.recipes import dotted_options
 from minivgg_pl.data.base import class_path_of, public_path
 from minivgg_pl.data.loader import check_position

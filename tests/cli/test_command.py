@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from minivgg_pl.cli.command import expand_short_names, help_text
+from minivgg_pl.cli.options import expand_short_names, help_text
 from minivgg_pl.cli.recipes import recipe_path
 from minivgg_pl.errors import InputError
 from tests.conftest import TRAIN

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from minivgg_pl.cli.command import expand_short_names
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
+from minivgg_pl.cli.options import expand_short_names
 from minivgg_pl.cli.recipes import RECIPES, recipe_of, recipe_options, recipe_path
 from minivgg_pl.cli.validation import check_effects
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minivgg_pl.cli.command import main
+from minivgg_pl.cli.train import main
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
 from minivgg_pl.training import callbacks
 from tests.cli.test_train import assert_same_tensors, checkpoint
