@@ -2,12 +2,20 @@
 
 from collections.abc import Sequence
 
-from minivgg_pl.cli.recipes import recipe_path
+from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 
-MAX_DIGITS = 9
-STEPS = "--checkpoint_every_n_steps"
+# Short names that take a value, with the dotted option that each stands for.
+SHORT_NAMES = {
+    "--variant": "--model.variant",
+    "--epochs": "--trainer.max_epochs",
+    "--gpus": "--trainer.accelerator",
+    "--recipe": "--config",
+    "--resume": "",
+}
+FLAGS = {"--compile": "--compile=true", "--help.full": "--help"}
+SYNONYMS = {"gpu": "cuda"}
 
 HELP = """\
 usage: train.py [--variant {classic,wide}] [--recipe NAME] [--gpus N] [--epochs N] [--resume RUN] [--compile]
@@ -56,9 +64,9 @@ def help_text() -> str:
 
 
 def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """Replace the short names by Lightning's dotted options, `--recipe` by its file, and take `--resume` out.
+    """Replace the short names by Lightning's dotted options, `--recipe` by its config files, and take `--resume` out.
 
-    Links between jsonargparse options would make the dotted ones unusable: hence this.
+    Links between jsonargparse options would do it too, but make the dotted options unusable.
 
     Args:
         argv: The arguments as typed.
@@ -67,80 +75,49 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
         The arguments for LightningCLI, and the path given with `--resume` or None.
 
     Raises:
-        InputError: If a short name has no value or a bad one, or the dotted option says something else.
+        InputError: If a short name has no value or a bad one, or a dotted option contradicts it.
     """
     expanded: list[str] = []
-    resume = None
-    recipes: list[str] = []
-    short: dict[str, str] = {}
-    rest = iter(argv)
-    for word in rest:
+    taken: dict[str, str] = {}
+    short: dict[str, tuple[str, str]] = {}
+    typed: dict[str, str] = {}
+    option = ""
+    words = iter(argv)
+    for word in words:
         name, has_value, value = word.partition("=")
-        if word == "--compile":
-            expanded.append("--compile=true")
+        if name not in SHORT_NAMES:
+            expanded.append(FLAGS.get(word, word))
+            option = name if word.startswith("--") else option
+            typed[option] = value if word.startswith("--") else word
             continue
-        name = name.replace("--checkpoint-every-n-steps", STEPS)
-        if name not in ("--variant", "--gpus", "--epochs", "--recipe", "--resume", STEPS):
-            expanded.append("--help" if word == "--help.full" else word)
-            continue
-        if not has_value:
-            value = next(rest, "")
+        value = value if has_value else next(words, "")
         if not value or value.startswith("--"):
             raise InputError(f"{name} needs a value: see --help")
-        if name == "--resume":
-            resume = value
-        elif name == "--recipe":
-            recipes.append(value)
-        else:
-            short[name] = value
-            expanded += _dotted(name, value)
-    _check_conflicts(argv, short)
-    _check_recipe(recipes, resume)
-    # In front of all else, wherever it was typed: a recipe is what the typed options change.
-    return [f"--config={recipe_path(name)}" for name in recipes] + expanded, resume
+        if name in taken:
+            raise InputError(f"{name} {taken[name]} and {name} {value}: give one")
+        if name in ("--recipe", "--resume"):
+            taken[name] = value
+            continue
+        for dotted, meant in _dotted(name, value).items():
+            expanded.append(f"{dotted}={meant}")
+            short[dotted] = (f"{name} {value}", meant)
+    for dotted, (given, meant) in short.items():
+        if typed.get(dotted, meant) not in (meant, SYNONYMS.get(meant)):
+            raise InputError(f"{given} and {dotted} {typed[dotted]} contradict each other: give one of them")
+    if len(taken) > 1:
+        raise InputError(
+            f"--recipe {taken['--recipe']} beside --resume: a run keeps its own recipe; leave --recipe out"
+        )
+    # In front of all else, wherever it was typed: typed options change a recipe.
+    recipe = recipe_arguments(taken["--recipe"]) if "--recipe" in taken else []
+    return recipe + expanded, taken.get("--resume")
 
 
-def _check_recipe(recipes: Sequence[str], resume: str | None) -> None:
-    if len(recipes) > 1:
-        raise InputError(f"--recipe {' and --recipe '.join(recipes)}: give one")
-    if recipes and resume:
-        raise InputError(f"--recipe {recipes[0]} beside --resume: a run keeps its own recipe; leave --recipe out")
-
-
-def _dotted(name: str, value: str) -> list[str]:
-    if name == "--variant":
-        if value not in ARCHITECTURES:
-            raise InputError(f"--variant {value}: unknown; choose one of {', '.join(ARCHITECTURES)}")
-        return [f"--model.variant={value}"]
-    lowest = 0 if name == "--gpus" else 1
-    if not value.isdecimal() or len(value) > MAX_DIGITS or int(value) < lowest:
-        raise InputError(f"{name} {value}: give a whole number, {lowest} or more")
-    if name == "--epochs":
-        return [f"--trainer.max_epochs={int(value)}"]
-    if name == STEPS:
-        return [f"{STEPS}={int(value)}"]
-    if int(value) == 0:
-        return ["--trainer.accelerator=cpu", "--trainer.devices=1"]
-    return ["--trainer.accelerator=gpu", f"--trainer.devices={int(value)}"]
-
-
-def _check_conflicts(argv: Sequence[str], short: dict[str, str]) -> None:
-    typed = _typed_options(argv)
-    for name, value in short.items():
-        for option in _dotted(name, value):
-            dotted, _, wanted = option.partition("=")
-            if dotted in typed and not _same(dotted, typed[dotted], wanted):
-                raise InputError(f"{name} {value} and {dotted} {typed[dotted]} contradict each other: give one of them")
-
-
-def _same(dotted: str, typed: str, wanted: str) -> bool:
-    return typed == wanted or (dotted == "--trainer.accelerator" and {typed, wanted} == {"cuda", "gpu"})
-
-
-def _typed_options(argv: Sequence[str]) -> dict[str, str]:
-    typed = {}
-    for position, word in enumerate(argv):
-        name, has_value, value = word.partition("=")
-        if name.startswith("--"):
-            typed[name] = value if has_value else next(iter(argv[position + 1 : position + 2]), "")
-    return typed
+def _dotted(name: str, value: str) -> dict[str, str]:
+    """Return the dotted options that a short name with its value stands for."""
+    if name != "--gpus":
+        return {SHORT_NAMES[name]: value}
+    if not value.isdecimal():
+        raise InputError(f"--gpus {value}: give a whole number, 0 or more")
+    number = int(value)
+    return {"--trainer.accelerator": "gpu" if number else "cpu", "--trainer.devices": str(max(number, 1))}

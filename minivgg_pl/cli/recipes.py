@@ -1,16 +1,17 @@
-"""The recipes: YAML files in this package that hold what differs from the defaults."""
+"""Recipes: YAML files in this package that hold what differs from the defaults. PyYAML is imported on use."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minivgg_pl.cli.config import read_config
 from minivgg_pl.errors import InputError
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = ("article", "modern", "speedrun")
-# Which network, from what, on which images and devices: not how.
+# A recipe's own file comes after the file of the recipe that it changes.
+BASED_ON = {"speedrun": "modern"}
+# What a recipe leaves free: the network, the weights that it starts from, the images and the devices.
 WHAT_IS_TRAINED = (
     "model.init_from",
     *(f"model.{name}" for name in ("variant", "num_classes", "dense_units", "image_size", "in_channels")),
@@ -19,32 +20,32 @@ WHAT_IS_TRAINED = (
 )
 
 
-def recipe_path(name: str) -> Path:
-    """Return the file of recipe `name`.
+def recipe_arguments(name: str) -> list[str]:
+    """Return the `--config` options that `--recipe name` stands for.
 
     Raises:
         InputError: If there is none of that name.
     """
     if name not in RECIPES:
         raise InputError(f"--recipe {name}: unknown; choose one of {', '.join(RECIPES)}, or --config FILE.yaml")
-    return FOLDER / f"{name}.yaml"
-
-
-def recipe_options(name: str) -> dict[str, Any]:
-    """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.05}`."""
-    return dict(_read(recipe_path(name)))
+    return [f"--config={FOLDER / part}.yaml" for part in (BASED_ON.get(name), name) if part]
 
 
 @cache
-def _read(path: Path) -> dict[str, Any]:
-    return dotted_options(read_config(path))
+def recipe_options(name: str) -> Mapping[str, Any]:
+    """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.05}`."""
+    # Late: the help text needs no YAML.
+    from minivgg_pl.cli.config import read_config
+
+    own = dotted_options(read_config(FOLDER / f"{name}.yaml"))
+    return {**recipe_options(BASED_ON[name]), **own} if name in BASED_ON else own
 
 
 def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
-    """Return the recipe that a run's options amount to, or None where they are the user's own mixture.
+    """Return the recipe that a run's options amount to, or None for the user's own mixture.
 
-    Compared are the model's and the data's options other than WHAT_IS_TRAINED, and the number of epochs where a recipe
-    has its own: the device, the precision and the trainer's other options make no other recipe.
+    Compared are the options of the model and of the data other than WHAT_IS_TRAINED, and the number of epochs where
+    a recipe sets it. The device, the precision and the trainer's other options make no difference.
 
     Args:
         options: The run's dotted options.
@@ -52,18 +53,16 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | 
     """
     if any(name.startswith(("optimizer", "lr_scheduler")) and value is not None for name, value in options.items()):
         return None
-    recipes = {name: recipe_options(name) for name in RECIPES}
     free = WHAT_IS_TRAINED
     if options.get("model.init_from"):
         # These come with the weights.
         free += ("model.mean", "model.std", "model.init")
     compared = [key for key in defaults if key.startswith(("model.", "data.")) and key not in free]
+    compared.append("trainer.max_epochs")
     # The most particular first: modern in speedrun's number of epochs is speedrun.
     for name in reversed(RECIPES):
-        recipe = recipes[name]
-        epochs = recipe.get("trainer.max_epochs", options["trainer.max_epochs"])
-        same = all(options[key] == recipe.get(key, defaults[key]) for key in compared)
-        if same and options["trainer.max_epochs"] == epochs:
+        recipe = {**defaults, "trainer.max_epochs": options["trainer.max_epochs"], **recipe_options(name)}
+        if all(options[key] == recipe[key] for key in compared):
             return name
     return None
 

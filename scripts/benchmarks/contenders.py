@@ -112,11 +112,11 @@ def run_ours(args: argparse.Namespace, recipe: str, *extra: Any) -> Race:
     from lightning.pytorch.callbacks import LambdaCallback
 
     from minivgg_pl.cli.lightning_cli import MiniVGGCLI
-    from minivgg_pl.cli.recipes import recipe_path
+    from minivgg_pl.cli.recipes import recipe_arguments
     from minivgg_pl.training.hardware import keep_freed_memory
 
     keep_freed_memory()
-    options = [f"--config={recipe_path(recipe)}", f"--model.variant={args.variant}", "--native_bf16=true"]
+    options = [*recipe_arguments(recipe), f"--model.variant={args.variant}", "--native_bf16=true"]
     options += [f"--data.{name}={value}" for name, value in data_options(args).items()]
     options += [f"--trainer.{name}" for name in ("enable_progress_bar=false", "enable_model_summary=false")]
     options += ["--trainer.accelerator=gpu" if args.gpus else "--trainer.accelerator=cpu", *args.option]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from minivgg_pl.cli.options import expand_short_names, help_text
-from minivgg_pl.cli.recipes import recipe_path
+from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.errors import InputError
 from tests.conftest import TRAIN
 
@@ -84,7 +84,7 @@ def test_short_names_stand_for_dotted_options(typed, expanded):
 
 def test_a_recipe_comes_first_wherever_it_was_typed():
     expanded, _ = expand_short_names(["--model.lr", "0.1", "--config", "mine.yaml", "--recipe", "modern"])
-    assert expanded == [f"--config={recipe_path('modern')}", "--model.lr", "0.1", "--config", "mine.yaml"]
+    assert expanded == [*recipe_arguments("modern"), "--model.lr", "0.1", "--config", "mine.yaml"]
 
 
 def test_resume_is_taken_out():

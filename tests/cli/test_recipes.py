@@ -8,7 +8,7 @@ import pytest
 
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
 from minivgg_pl.cli.options import expand_short_names
-from minivgg_pl.cli.recipes import RECIPES, recipe_of, recipe_options, recipe_path
+from minivgg_pl.cli.recipes import FOLDER, RECIPES, recipe_of, recipe_options
 from minivgg_pl.cli.validation import check_effects
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.models.minivgg import MiniVGG
@@ -33,12 +33,11 @@ def parse(*words):
 
 
 def test_every_recipe_is_in_the_folder():
-    assert sorted(path.stem for path in recipe_path("modern").parent.glob("*.yaml")) == sorted(RECIPES)
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_parses_as_a_config_and_is_recognised(name):
-    assert parse("--config", str(recipe_path(name))).recipe() == name
+def test_a_recipe_is_recognised(name):
     assert parse("--recipe", name).recipe() == name
 
 
@@ -50,13 +49,13 @@ def test_a_recipe_holds_only_differences(name):
 
 
 def test_speedrun_is_modern_in_fewer_epochs():
-    speedrun = recipe_options("speedrun")
+    speedrun = dict(recipe_options("speedrun"))
     assert speedrun.pop("trainer.max_epochs") < 10
     assert speedrun == recipe_options("modern")
 
 
 def test_modern_gives_each_lines_reason():
-    lines = recipe_path("modern").read_text().splitlines()
+    lines = (FOLDER / "modern.yaml").read_text().splitlines()
     settings = [number for number, line in enumerate(lines) if re.match(r"\s*\w+: \S", line)]
     assert len(settings) == len(recipe_options("modern"))
     for number in settings:
@@ -87,7 +86,7 @@ def test_epochs_device_and_precision_make_no_other_recipe():
 
 def test_the_articles_optimizer_can_replace_the_recipes():
     cli = parse("--recipe=modern", "--model.optimizer=sgd", "--model.lr=0.01")
-    check_effects(cli.config.model)
+    check_effects(cli.config, cli.default_options())
     assert cli.recipe() is None
 
 
