@@ -1,6 +1,5 @@
 """The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
 
-import inspect
 import logging
 import os
 import sys
@@ -16,8 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl.cli import validation as checks
-from minivgg_pl.cli.config import PARSER_MODE
-from minivgg_pl.cli.parser import OneLineParser, build_data, import_data_class, named_data_class
+from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import dotted_options, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule, class_path_of
@@ -58,7 +56,6 @@ class MiniVGGCLI(LightningCLI):
         self.resume = resume
         self.recorder: callbacks.RunRecorder | None = None
         self.lacks_bf16 = False
-        self.data_class_path = named_data_class(args)
         super().__init__(
             LitMiniVGG,
             ImageDataModule,
@@ -67,10 +64,7 @@ class MiniVGGCLI(LightningCLI):
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_class=OneLineParser,
-            parser_kwargs={
-                "parser_mode": PARSER_MODE,
-                "description": "Every option of the mini VGG trainer. The short help: --help",
-            },
+            parser_kwargs={"description": "Every option of the mini VGG trainer. The short help: --help"},
             args=args,
             run=False,
             # Off: it would write an `_instantiator` into checkpoints, and loading them would need jsonargparse.
@@ -79,12 +73,11 @@ class MiniVGGCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse; LightningCLI's own warns whenever arguments come from anywhere but `sys.argv`."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args([DEFAULT_DATA, *args])
         check_seed("--seed_everything", self.config.seed_everything)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
-        parser.set_defaults({"data": {"class_path": self.data_class_path}})
         parser.add_argument(
             "--curves.reference",
             type=Literal["article"] | None,
@@ -99,6 +92,7 @@ class MiniVGGCLI(LightningCLI):
         )
         parser.add_argument(
             "--checkpoint_every_n_steps",
+            "--checkpoint-every-n-steps",
             type=PositiveInt | None,
             default=None,
             help="Save checkpoints/last.ckpt after every so many updates too, not at an epoch's end alone.",
@@ -108,22 +102,20 @@ class MiniVGGCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
         config = self.config
-        checks.check_sections(config)
-        checks.check_model(config.model)
+        defaults = self.default_options()
+        checks.check_nulls(self._dotted(config), defaults)
         # One to ask what the data are; LightningCLI makes its own later.
         data = build_data(config.data)
-        checks.fit_model_to_data(config.model, data)
+        checks.fit_model_to_data(config.model, data, defaults)
         if not self.resume:
-            checks.take_normalization(config.model)
+            checks.take_normalization(config.model, defaults)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         checks.check_trainer(config.trainer)
-        checks.check_effects(config.model)
+        checks.check_effects(config, defaults)
         checks.check_schedule(config)
         checks.check_step_checkpoints(config)
-        checks.check_optimizer(config)
-        checks.check_gpus(config.trainer.accelerator, config.trainer.devices)
-        checks.check_config_can_be_kept(self.parser, config)
+        checks.check_gpus(config.trainer)
         if config.trainer.deterministic:
             # Before choose_precision starts CUDA.
             os.environ.setdefault(CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE)
@@ -131,7 +123,7 @@ class MiniVGGCLI(LightningCLI):
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"
         if self.resume:
-            self.resume.check_unchanged(self._dotted(config), self.default_options())
+            self.resume.check_unchanged(self._dotted(config), defaults)
             self.resume.check_data_class(class_path_of(type(data)))
             data.check_state(self.resume.data_state)
         base = typed_path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"], runs.DEFAULT_OPTION)
@@ -183,13 +175,17 @@ class MiniVGGCLI(LightningCLI):
 
     def default_options(self) -> dict[str, Any]:
         """Return every option's default by its dotted name, the data's those of the data module in use."""
-        parameters = inspect.signature(import_data_class(self.config.data.class_path)).parameters.values()
-        data = {f"data.{parameter.name}": parameter.default for parameter in parameters}
-        return self._dotted(self.parser.get_defaults()) | data
+        self.parser.set_defaults({"data": {"class_path": self.config.data.class_path}})
+        return self._dotted(self.parser.get_defaults())
 
     def _dotted(self, config: Any) -> dict[str, Any]:
         # A data module may have options without a default, and defaults alone are then not valid.
-        return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
+        try:
+            text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        except yaml.YAMLError as error:
+            # Some callbacks have objects for defaults.
+            raise InputError(f"config.yaml cannot keep the default of an option: type it too ({error})") from error
+        return dotted_options(yaml.safe_load(text))
 
     def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
         chosen: list[Callback] = [saving.RandomState(), DistributedSigterm()]

@@ -1,49 +1,60 @@
-"""The parser of every command that takes Lightning's dotted options."""
+"""The parser of Lightning's dotted options: `--model.*`, `--data.*`, `--trainer.*` and config files."""
 
 import difflib
-import inspect
+import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from importlib import import_module
-from itertools import zip_longest
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+import jsonargparse
+from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 
 from minivgg_pl.cli.command import EXIT_BAD_INPUT, fail
-from minivgg_pl.cli.config import PARSER_MODE, install, read_config, typed_config
+from minivgg_pl.cli.config import read_config
 from minivgg_pl.cli.options import HELP
 from minivgg_pl.data.base import ImageDataModule
-from minivgg_pl.errors import InputError
-from minivgg_pl.runs import folder as runs
+from minivgg_pl.runs.folder import newest_config
 
-install()
+# The class first, then its options. Set as a default instead, its values would stay where another class is given.
+DEFAULT_DATA = "--data=minivgg_pl.CIFAR10DataModule"
+CLASSES = {"data": "minivgg_pl.CIFAR10DataModule, ImageFolderDataModule or TorchvisionDataModule, or a subclass of one"}
+# What messages call Python's types.
+TYPES = {
+    "int": "a whole number",
+    "PositiveInt": "a whole number above 0",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+}
 
-DEFAULT_DATA = "minivgg_pl.CIFAR10DataModule"
-DATA_MODULES = ", ".join(
-    f"minivgg_pl.{name}" for name in ("CIFAR10DataModule", "ImageFolderDataModule", "TorchvisionDataModule")
-)
+# Lightning turns it on: a text in place of a class or a section would be fetched, from s3:// and http:// too.
+jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
 
 
 class OneLineParser(LightningArgumentParser):
     """Reports bad input in one line, without the usage text above it."""
 
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:
+        """Parse a config file; an error in it is reported with the file's name."""
+        read_config(Path(cfg_path))
+        return super().parse_path(cfg_path, *args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the one line and exit with code 2."""
+        """Print the line and exit with code 2."""
         if not self.exit_on_error:
-            # A parser of one class's options, whose message the parser around it takes up.
+            # A parser of one class's options: the parser around it reports the message.
             super().error(message, ex)
-        known = [*re.findall(r"--\w[\w.]*", HELP), *self._option_string_actions]
+        known = [*re.findall(r"--\w[\w.]*", HELP), *(f"--{name}" for name, _ in self.get_defaults().items())]
         sys.exit(fail(f"{_shortened(message)} ({_meant(message, known)}see --help)", EXIT_BAD_INPUT))
 
 
 def _meant(message: str, known: Iterable[str]) -> str:
-    """Return a question after the option that an unknown one may stand for: of its name in a group, or spelt alike."""
+    """Return a hint for an unknown option: one of that name in a group, or one that is spelled alike."""
     if subcommand := re.match(r"unrecognized arguments: (fit|validate|test|predict)\b", message, re.IGNORECASE):
         return f"there are no subcommands, it always trains and then tests: leave {subcommand[1]} out; "
-    typed = re.match(r"(?:unrecognized arguments|ambiguous option): --([\w.-]+)", message)
+    typed = re.match(r"(?:unrecognized arguments|ambiguous option): --([\w.-]+)", message, re.IGNORECASE)
     if not typed:
         return ""
     name = typed[1].replace("-", "_")
@@ -53,15 +64,23 @@ def _meant(message: str, known: Iterable[str]) -> str:
 
 
 def _shortened(message: str) -> str:
-    """Return the reason alone, where jsonargparse lists every type that an option's class is not."""
-    # The reasons are indented by eight, the types that follow by four.
-    pattern = r"Parser key \"([^\"]+)\":.*?given class_path '([^']+)':\n(.+?)(\n {,4}\S|\Z)"
-    about = re.search(pattern, message, re.DOTALL)
-    if not about:
+    """Return the reason alone, where jsonargparse lists an error for each type that an option may have."""
+    # A class's reason is indented by eight, the types that follow by four.
+    pattern = r"Parser key \"([^\"]+)\".*?given class_path '([^']+)':\n(.+?)(\n {,4}\S|\Z)"
+    if found := re.search(pattern, message, re.DOTALL):
+        reason = found[3].strip().replace('Parser key "', f'Parser key "{found[1]}.')
+        message = f"--{found[1]} {found[2]}: " + reason.replace("Option '", f"Option '{found[1]}.")
+    key = re.search(r"Parser key \"([^\"]+)\"", message)
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    if not key or not value:
         return message
-    key, class_path, reason = about[1], about[2], about[3].strip()
-    reason = reason.replace('Parser key "', f'Parser key "{key}.').replace("Option '", f"Option '{key}.")
-    return f"--{key} {class_path}: {reason}"
+    if "import path" in message.lower() and not found:
+        return f"--{key[1]} {value[1]}: no such class; give {CLASSES.get(key[1], 'the import path of one')}"
+    types = re.findall(
+        r"(?:Expected an? <class '|Not of type |Expected an? typing\.Literal\[)(.+?)(?:'>|:|\])", message
+    )
+    choices = [TYPES.get(name, f"one of {name}") for name in types if name != "NoneType"]
+    return f"--{key[1]} {value[1]}: give {' or '.join(choices)}" if choices else message
 
 
 def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
@@ -74,89 +93,26 @@ def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
     Raises:
         InputError: On a value out of range; what the parser refuses ends the process with its one line.
     """
-    parser = OneLineParser(parser_mode=PARSER_MODE)
+    parser = OneLineParser()
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     is_named = any(word.partition("=")[0] == "--data" for word in options)
-    data = data_of_run(run) if run and not is_named else None
-    parser.set_defaults({"data": data or {"class_path": named_data_class(options)}})
-    return build_data(parser.parse_args(options).data)
+    default = DEFAULT_DATA if is_named or not run else _data_of_run(run)
+    return build_data(parser.parse_args([default, *options]).data)
 
 
-def named_data_class(args: Sequence[str]) -> str:
-    """Return the data module's class path that `args` or their config files name, or the default's.
-
-    Looked for before parsing: set as the default only afterwards, another class would take over CIFAR10DataModule's
-    default values for options that both have.
-
-    Raises:
-        InputError: If there is no such class, or a config file cannot be read.
-    """
-    named = DEFAULT_DATA
-    for word, following in zip_longest(args, args[1:], fillvalue=""):
-        option, has_value, value = word.partition("=")
-        value = value if has_value else following
-        if option == "--data" and re.fullmatch(r"[\w.]+", value) and not Path(value).exists():
-            named = value if "." in value else f"minivgg_pl.{value}"
-        elif option == "--config":
-            options = typed_config(value)
-            if isinstance(options, dict) and "config" in options:
-                raise InputError(f"--config {value}: it names another config: give --config once for each instead")
-            named = _data_in(options).get("class_path") or named
-    import_data_class(named)
-    return named
-
-
-def _data_in(options: Any) -> dict[str, Any]:
-    """Return the `data` section of a config's options, empty if there is none; the parser says what is wrong."""
-    data = options.get("data") if isinstance(options, dict) else None
-    return data if isinstance(data, dict) else {}
-
-
-def build_data(config: Any) -> ImageDataModule:
+def build_data(config: jsonargparse.Namespace) -> ImageDataModule:
     """Return the data module that a parsed `--data` describes.
 
     Raises:
-        InputError: If it describes none, or on a value out of range.
+        InputError: On a value out of range.
     """
-    if config is None:
-        raise InputError(f"--data null: give {DATA_MODULES}, or leave it out")
-    data_class, options = import_data_class(config.class_path), config.init_args.as_dict()
-    is_ours = data_class.__module__.startswith("minivgg_pl.")
-    for name, parameter in inspect.signature(data_class).parameters.items():
-        # The parser lets a null through, whatever the option's type.
-        if is_ours and parameter.default is not None and options.get(name, parameter.default) is None:
-            raise InputError(f"--data.{name} null: give a value, or leave it out for {parameter.default}")
-    return data_class(**options)
+    return instantiate_class((), config.as_dict())
 
 
-def data_of_run(folder: Path) -> dict[str, Any] | None:
-    """Return the data module's `class_path` and `init_args` from a run's config, if it is one of this package.
-
-    Others are not: whoever wrote the config would choose what to import.
-    """
-    config = runs.newest_config(folder)
-    try:
-        data = _data_in(read_config(config)) if config else {}
-    except InputError:
-        return None
-    path = data.get("class_path")
-    if not (isinstance(path, str) and path.startswith("minivgg_pl.")):
-        return None
-    init_args = data.get("init_args")
-    return {"class_path": path, "init_args": init_args if isinstance(init_args, dict) else {}}
-
-
-def import_data_class(path: str) -> type[ImageDataModule]:
-    """Return the data module class at import path `path`.
-
-    Raises:
-        InputError: If there is none.
-    """
-    try:
-        module, _, name = path.rpartition(".")
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"--data {path}: no such class ({error}); give {DATA_MODULES}") from error
-    if not (isinstance(found, type) and issubclass(found, ImageDataModule)):
-        raise InputError(f"--data {path}: not a data module of images; give {DATA_MODULES}, or a subclass of one")
-    return found
+def _data_of_run(folder: Path) -> str:
+    """Return the `--data` of a run's newest config."""
+    config = newest_config(folder)
+    data = read_config(config).get("data") if config else None
+    # Only of this package: otherwise, whoever wrote the config would choose what to import.
+    is_ours = isinstance(data, dict) and str(data.get("class_path")).startswith("minivgg_pl.")
+    return f"--data={json.dumps(data)}" if is_ours else DEFAULT_DATA

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from minivgg_pl.cli.config import read_config
-from minivgg_pl.cli.parser import import_data_class
 from minivgg_pl.cli.recipes import dotted_options
-from minivgg_pl.data.base import class_path_of, public_path
+from minivgg_pl.data.base import public_path
 from minivgg_pl.data.loader import check_position
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
@@ -132,7 +131,7 @@ class ResumePoint:
         for known_options in (before, now):
             if "data.class_path" in known_options:
                 # A class can be imported from its own file and from the package.
-                known_options["data.class_path"] = class_path_of(import_data_class(known_options["data.class_path"]))
+                known_options["data.class_path"] = public_path(known_options["data.class_path"])
         for name in before.keys() | now.keys():
             fixed = any(name == option or name.startswith(f"{option}.") for option in fixed_options)
             # A bare checkpoint knows nothing of options outside model and data.

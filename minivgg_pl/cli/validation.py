@@ -1,24 +1,20 @@
 """Checks of parsed options that neither the parser nor the classes make; each raises InputError with one line."""
 
-import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
-from yaml import YAMLError
 
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.data.loader import LEAST_TO_TRAIN
 from minivgg_pl.errors import InputError
-from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
-from minivgg_pl.training.module import HYPERPARAMETER_DEFAULTS
 from minivgg_pl.weights.init_from import normalization_of
 
 # Each setting that only one choice of another uses: (setting, what it belongs to, the choice).
@@ -28,41 +24,27 @@ BELONGS_TO = (
     ("lr_decay", "schedule", "decay"),
     ("warmup", "schedule", "triangular"),
 )
-# What jsonargparse writes in place of an object.
-UNKEPT = "Unable to serialize instance"
-# More processes than cores are of use in tests alone.
-MAX_CPU_PROCESSES = 8
 # What only LitMiniVGG's own optimizer and schedule read.
 OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "schedule", "lr_decay", "warmup")
 
 
-def check_sections(config: Any) -> None:
-    """Check that the sections of a config file hold options: the parser takes any value for a whole section."""
-    for name in ("model", "trainer", "curves"):
-        section = config[name]
-        if not isinstance(section, Namespace) and (section is not None or name != "model"):
-            raise InputError(f"{name}: {str(section)[:60]!r} is no section: give {name}.OPTION, each with its value")
+def check_nulls(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse a null where a value must be: the parser accepts it for options of any type."""
+    for name, default in defaults.items():
+        if name.startswith(("model.", "data.")) and default is not None and options.get(name) is None:
+            raise InputError(f"--{name} null: give a value, or leave it out for {default}")
 
 
-def check_model(model: Any) -> None:
-    """Check what the parser lets through: a null where a value must be."""
-    if model is None or model.variant is None:
-        raise InputError(f"--model.variant null: choose one of {', '.join(ARCHITECTURES)}")
-    for name, default in HYPERPARAMETER_DEFAULTS.items():
-        if model[name] is None and default is not None:
-            raise InputError(f"--model.{name} null: give a value, or leave it out for {default}")
-
-
-def fit_model_to_data(model: Any, data: ImageDataModule) -> None:
+def fit_model_to_data(model: Any, data: ImageDataModule, defaults: Mapping[str, Any]) -> None:
     """Set what the data decide: number of classes, channels and size; refuse other values that were typed."""
     channels, size, _ = data.image_shape
     for name, value in (("num_classes", len(data.class_names)), ("in_channels", channels), ("image_size", size)):
-        if model[name] not in (HYPERPARAMETER_DEFAULTS[name], value):
+        if model[name] not in (defaults[f"model.{name}"], value):
             raise InputError(f"--model.{name} {model[name]}: the data have {value}; leave it out, of a config file too")
         model[name] = value
 
 
-def take_normalization(model: Any) -> None:
+def take_normalization(model: Any, defaults: Mapping[str, Any]) -> None:
     """Set `mean` and `std` to those of the weights to start from, unless others were typed.
 
     Raises:
@@ -70,26 +52,18 @@ def take_normalization(model: Any) -> None:
     """
     theirs = normalization_of(model.init_from) if model.init_from else None
     for name, value in (theirs or {}).items():
-        if model[name] in _silent_values(name) and len(value or []) in (0, model.in_channels):
+        if not _is_typed(model, name, defaults) and len(value or []) in (0, model.in_channels):
             model[name] = value
 
 
 def check_trainer(trainer: Any) -> None:
     """Check what Lightning would only trip over in the middle of a run."""
     if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
-        raise InputError(f"--trainer.max_epochs {trainer.max_epochs}: give 1 or more (or -1 for no end)")
-    processes = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
-    if trainer.accelerator == "cpu" and processes > max(MAX_CPU_PROCESSES, os.cpu_count() or 1):
-        raise InputError(
-            f"--trainer.devices {processes}: on the CPU that many processes, and this machine has {os.cpu_count()} "
-            "cores: give fewer"
-        )
-    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-        if trainer[name] is not None and trainer[name] < 1:
-            raise InputError(f"--trainer.{name} {trainer[name]}: give 1 or more")
-    interval = trainer.val_check_interval
-    if isinstance(interval, int | float) and interval <= 0:
-        raise InputError(f"--trainer.val_check_interval {interval}: give a number of batches, or a share of an epoch")
+        raise InputError(f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        value = trainer[name]
+        if isinstance(value, int | float) and value <= 0:
+            raise InputError(f"--trainer.{name} {value}: give a number above 0")
 
 
 def check_step_checkpoints(config: Any) -> None:
@@ -113,16 +87,25 @@ def check_monitors(trainer: Trainer) -> None:
             )
 
 
-def _silent_values(name: str) -> list[Any]:
-    """Return the values of a model's option that need not have been typed: its default, and the recipes'."""
+def _is_typed(model: Any, name: str, defaults: Mapping[str, Any]) -> bool:
+    """Tell an option of the model that somebody typed from the default and from what a recipe set."""
     recipes = [recipe_options(recipe) for recipe in RECIPES]
-    return [HYPERPARAMETER_DEFAULTS[name], *(recipe.get(f"model.{name}") for recipe in recipes)]
+    return model[name] not in [options.get(f"model.{name}") for options in (defaults, *recipes)]
 
 
-def check_effects(model: Any) -> None:
-    """Refuse settings that were typed and that the others leave without effect."""
+def check_effects(config: Any, defaults: Mapping[str, Any]) -> None:
+    """Refuse settings that were typed and that others leave without effect."""
+    model = config.model
+    if config.get("lr_scheduler") and not config.get("optimizer"):
+        raise InputError("--lr_scheduler has no effect without --optimizer: give both, or --model.schedule")
+    for name in OPTIMIZER_SETTINGS if config.get("optimizer") else ():
+        if _is_typed(model, name, defaults):
+            raise InputError(
+                f"--model.{name} {model[name]} has no effect beside --optimizer: give --optimizer.{name} if that "
+                "optimizer has it, or leave it out"
+            )
     for name, owner, choice in BELONGS_TO:
-        if model[owner] != choice and model[name] not in _silent_values(name):
+        if model[owner] != choice and _is_typed(model, name, defaults):
             raise InputError(
                 f"--model.{name} {model[name]} has no effect with --model.{owner} {model[owner]}: leave it out, or "
                 f"give --model.{owner} {choice}"
@@ -130,59 +113,33 @@ def check_effects(model: Any) -> None:
 
 
 def check_schedule(config: Any) -> None:
-    """Check that a run whose schedule ends with it has a beginning and an end."""
+    """Check that a triangular schedule has a number of updates to span."""
     if config.model.schedule != "triangular" or config.get("optimizer"):
         return
-    for name, none in (("max_steps", 0), ("limit_train_batches", 0)):
-        if config.trainer[name] == none and config.trainer[name] is not None:
+    trainer = config.trainer
+    is_endless = trainer.max_epochs == -1 and trainer.max_steps in (None, -1)
+    for name, is_bad in (
+        ("max_epochs", is_endless),
+        ("max_steps", trainer.max_steps == 0),
+        ("limit_train_batches", trainer.limit_train_batches == 0),
+    ):
+        if is_bad:
             raise InputError(
-                f"--trainer.{name} {none}: the triangular schedule needs at least one update; give another, or "
-                "--model.schedule decay"
-            )
-    endless = config.trainer.max_epochs == -1 and config.trainer.max_steps in (None, -1)
-    if endless:
-        raise InputError(
-            "--trainer.max_epochs -1: the triangular schedule needs the run's end; give a number of epochs, or "
-            "--model.schedule decay"
-        )
-
-
-def check_optimizer(config: Any) -> None:
-    """Refuse settings of LitMiniVGG's optimizer where another optimizer replaces it: they would have no effect."""
-    if not config.get("optimizer"):
-        if config.get("lr_scheduler"):
-            raise InputError("--lr_scheduler has no effect without --optimizer: give both, or --model.schedule")
-        return
-    for name in OPTIMIZER_SETTINGS:
-        if config.model[name] not in _silent_values(name):
-            raise InputError(
-                f"--model.{name} {config.model[name]} has no effect beside --optimizer: give --optimizer.{name} if "
-                "that optimizer has it, or leave it out"
+                f"--trainer.{name} {trainer[name]}: the triangular schedule needs a number of updates; give another, "
+                "or --model.schedule decay"
             )
 
 
-def check_config_can_be_kept(parser: ArgumentParser, config: Namespace) -> None:
-    """Refuse options that config.yaml could not repeat: some callbacks have objects for defaults."""
-    try:
-        text = parser.dump(config, skip_none=False)
-    except (TypeError, ValueError, YAMLError) as error:
-        raise InputError(f"config.yaml cannot keep the default of an option: type that one too ({error})") from error
-    for line in text.splitlines():
-        if UNKEPT in line:
-            name = line.strip().partition(":")[0]
-            raise InputError(f"config.yaml cannot keep the default of the option {name!r}: type that one too")
-
-
-def check_gpus(accelerator: Any, devices: Any) -> None:
-    """Check that there are as many GPUs as `devices` asks for."""
-    if accelerator not in ("gpu", "cuda"):
-        return
-    available = torch.cuda.device_count()
-    wanted = int(devices) if str(devices).isdecimal() else 1
-    if available == 0:
-        raise InputError(f"--gpus {wanted}: this machine has no GPU that torch can use; --gpus 0 runs on the CPU")
-    if wanted > available:
-        raise InputError(f"--gpus {wanted}: this machine has {available}; give --gpus {available} or fewer")
+def check_gpus(trainer: Any) -> None:
+    """Check that there are as many GPUs as were asked for."""
+    if trainer.accelerator in ("gpu", "cuda"):
+        available = torch.cuda.device_count()
+        wanted = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
+        if wanted > available:
+            raise InputError(
+                f"--gpus {wanted}: this machine has {available} that torch can use: give fewer; --gpus 0 runs on the "
+                "CPU"
+            )
 
 
 def check_devices(
