@@ -103,7 +103,7 @@ class MiniVGGCLI(LightningCLI):
         """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
         config = self.config
         defaults = self.default_options()
-        checks.check_nulls(self._dotted(config), defaults)
+        checks.check_options(config, self._dotted(config), defaults)
         # One to ask what the data are; LightningCLI makes its own later.
         data = build_data(config.data)
         checks.fit_model_to_data(config.model, data, defaults)
@@ -111,11 +111,6 @@ class MiniVGGCLI(LightningCLI):
             checks.take_normalization(config.model, defaults)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
-        checks.check_trainer(config.trainer)
-        checks.check_effects(config, defaults)
-        checks.check_schedule(config)
-        checks.check_step_checkpoints(config)
-        checks.check_gpus(config.trainer)
         if config.trainer.deterministic:
             # Before choose_precision starts CUDA.
             os.environ.setdefault(CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE)

@@ -1,6 +1,6 @@
-"""Checks of parsed options that neither the parser nor the classes make; each raises InputError with one line."""
+"""Checks of parsed options that neither the parser nor the classes make."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,15 +28,85 @@ BELONGS_TO = (
 OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "schedule", "lr_decay", "warmup")
 
 
-def check_nulls(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse a null where a value must be: the parser accepts it for options of any type."""
+def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Check what the parser lets through and Lightning would trip over in the middle of a run.
+
+    Args:
+        config: The parsed options.
+        options: The same by their dotted names.
+        defaults: The dotted options with nothing typed.
+
+    Raises:
+        InputError: With the first problem.
+    """
     for name, default in defaults.items():
         if name.startswith(("model.", "data.")) and default is not None and options.get(name) is None:
             raise InputError(f"--{name} null: give a value, or leave it out for {default}")
+    for problem in (*_bad_trainer_options(config), *_options_without_effect(config, defaults)):
+        raise InputError(problem)
+
+
+def _bad_trainer_options(config: Any) -> Iterator[str]:
+    trainer = config.trainer
+    if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
+        yield f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)"
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        if isinstance(trainer[name], int | float) and trainer[name] <= 0:
+            yield f"--trainer.{name} {trainer[name]}: give a number above 0"
+    if config.model.schedule == "triangular" and not config.get("optimizer"):
+        endless = {"max_epochs": -1} if trainer.max_steps in (None, -1) else {}
+        for name, value in {**endless, "max_steps": 0, "limit_train_batches": 0}.items():
+            if trainer[name] == value:
+                yield (
+                    f"--trainer.{name} {value}: the triangular schedule needs a number of updates; give another, or "
+                    "--model.schedule decay"
+                )
+    if config.checkpoint_every_n_steps and trainer.overfit_batches:
+        # Lightning's own loader then makes the batches.
+        yield (
+            f"--checkpoint_every_n_steps {config.checkpoint_every_n_steps}: no epoch can be resumed inside with "
+            "--trainer.overfit_batches; leave one of them out"
+        )
+    if trainer.accelerator in ("gpu", "cuda"):
+        wanted = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
+        available = torch.cuda.device_count()
+        if wanted > available:
+            yield (
+                f"--gpus {wanted}: this machine has {available} that torch can use; give fewer (--gpus 0 runs on the "
+                "CPU)"
+            )
+
+
+def _options_without_effect(config: Any, defaults: Mapping[str, Any]) -> Iterator[str]:
+    model = config.model
+    if config.get("lr_scheduler") and not config.get("optimizer"):
+        yield "--lr_scheduler has no effect without --optimizer: give both, or --model.schedule"
+    for name in OPTIMIZER_SETTINGS if config.get("optimizer") else ():
+        if _is_typed(model, name, defaults):
+            yield (
+                f"--model.{name} {model[name]} has no effect beside --optimizer: give --optimizer.{name} if that "
+                "optimizer has it, or leave it out"
+            )
+    for name, owner, choice in BELONGS_TO:
+        if model[owner] != choice and _is_typed(model, name, defaults):
+            yield (
+                f"--model.{name} {model[name]} has no effect with --model.{owner} {model[owner]}: leave it out, or "
+                f"give --model.{owner} {choice}"
+            )
+
+
+def _is_typed(model: Any, name: str, defaults: Mapping[str, Any]) -> bool:
+    """Tell an option of the model that somebody typed from the default and from what a recipe set."""
+    known = (defaults, *(recipe_options(recipe) for recipe in RECIPES))
+    return model[name] not in [options.get(f"model.{name}") for options in known]
 
 
 def fit_model_to_data(model: Any, data: ImageDataModule, defaults: Mapping[str, Any]) -> None:
-    """Set what the data decide: number of classes, channels and size; refuse other values that were typed."""
+    """Set what the data decide: number of classes, channels and size.
+
+    Raises:
+        InputError: If another value was typed.
+    """
     channels, size, _ = data.image_shape
     for name, value in (("num_classes", len(data.class_names)), ("in_channels", channels), ("image_size", size)):
         if model[name] not in (defaults[f"model.{name}"], value):
@@ -56,25 +126,6 @@ def take_normalization(model: Any, defaults: Mapping[str, Any]) -> None:
             model[name] = value
 
 
-def check_trainer(trainer: Any) -> None:
-    """Check what Lightning would only trip over in the middle of a run."""
-    if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
-        raise InputError(f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)")
-    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
-        value = trainer[name]
-        if isinstance(value, int | float) and value <= 0:
-            raise InputError(f"--trainer.{name} {value}: give a number above 0")
-
-
-def check_step_checkpoints(config: Any) -> None:
-    """Refuse checkpoints inside epochs where Lightning's own loader makes the batches: it could not go on there."""
-    if config.checkpoint_every_n_steps and config.trainer.overfit_batches:
-        raise InputError(
-            f"--checkpoint_every_n_steps {config.checkpoint_every_n_steps}: no epoch can be resumed inside with "
-            "--trainer.overfit_batches; leave one of them out"
-        )
-
-
 def check_monitors(trainer: Trainer) -> None:
     """Refuse early stopping on what is never logged; Lightning's own refusal comes after the first epoch."""
     if any(not type(callback).__module__.startswith(("lightning.", "minivgg_pl.")) for callback in trainer.callbacks):
@@ -84,61 +135,6 @@ def check_monitors(trainer: Trainer) -> None:
             raise InputError(
                 f"--trainer.callbacks: EarlyStopping monitors {callback.monitor!r}: give one of "
                 f"{', '.join(LEARNING_COLUMNS)}"
-            )
-
-
-def _is_typed(model: Any, name: str, defaults: Mapping[str, Any]) -> bool:
-    """Tell an option of the model that somebody typed from the default and from what a recipe set."""
-    recipes = [recipe_options(recipe) for recipe in RECIPES]
-    return model[name] not in [options.get(f"model.{name}") for options in (defaults, *recipes)]
-
-
-def check_effects(config: Any, defaults: Mapping[str, Any]) -> None:
-    """Refuse settings that were typed and that others leave without effect."""
-    model = config.model
-    if config.get("lr_scheduler") and not config.get("optimizer"):
-        raise InputError("--lr_scheduler has no effect without --optimizer: give both, or --model.schedule")
-    for name in OPTIMIZER_SETTINGS if config.get("optimizer") else ():
-        if _is_typed(model, name, defaults):
-            raise InputError(
-                f"--model.{name} {model[name]} has no effect beside --optimizer: give --optimizer.{name} if that "
-                "optimizer has it, or leave it out"
-            )
-    for name, owner, choice in BELONGS_TO:
-        if model[owner] != choice and _is_typed(model, name, defaults):
-            raise InputError(
-                f"--model.{name} {model[name]} has no effect with --model.{owner} {model[owner]}: leave it out, or "
-                f"give --model.{owner} {choice}"
-            )
-
-
-def check_schedule(config: Any) -> None:
-    """Check that a triangular schedule has a number of updates to span."""
-    if config.model.schedule != "triangular" or config.get("optimizer"):
-        return
-    trainer = config.trainer
-    is_endless = trainer.max_epochs == -1 and trainer.max_steps in (None, -1)
-    for name, is_bad in (
-        ("max_epochs", is_endless),
-        ("max_steps", trainer.max_steps == 0),
-        ("limit_train_batches", trainer.limit_train_batches == 0),
-    ):
-        if is_bad:
-            raise InputError(
-                f"--trainer.{name} {trainer[name]}: the triangular schedule needs a number of updates; give another, "
-                "or --model.schedule decay"
-            )
-
-
-def check_gpus(trainer: Any) -> None:
-    """Check that there are as many GPUs as were asked for."""
-    if trainer.accelerator in ("gpu", "cuda"):
-        available = torch.cuda.device_count()
-        wanted = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
-        if wanted > available:
-            raise InputError(
-                f"--gpus {wanted}: this machine has {available} that torch can use: give fewer; --gpus 0 runs on the "
-                "CPU"
             )
 
 

@@ -9,7 +9,7 @@ import pytest
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
 from minivgg_pl.cli.options import expand_short_names
 from minivgg_pl.cli.recipes import FOLDER, RECIPES, recipe_of, recipe_options
-from minivgg_pl.cli.validation import check_effects
+from minivgg_pl.cli.validation import check_options
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.models.minivgg import MiniVGG
 from minivgg_pl.training.module import LitMiniVGG
@@ -86,7 +86,8 @@ def test_epochs_device_and_precision_make_no_other_recipe():
 
 def test_the_articles_optimizer_can_replace_the_recipes():
     cli = parse("--recipe=modern", "--model.optimizer=sgd", "--model.lr=0.01")
-    check_effects(cli.config, cli.default_options())
+    defaults = cli.default_options()
+    check_options(cli.config, defaults, defaults)
     assert cli.recipe() is None
 
 
