@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py`: what a trained network is worth, in numbers and images."""
+"""`scripts/evaluate.py`: accuracy, tables and charts of a trained network on a test set."""
 
 import os
 import shutil
@@ -25,8 +25,7 @@ DESCRIPTION = """\
 Measure a trained network on a test set: accuracy with its 95 % interval, top-5 accuracy, loss, calibration error.
 
 Leaves a new folder with summary.json, report.csv (each class), predictions.csv (each image), confusion_matrix.csv and
-.png, the same normalised, mistakes.png (the most confident ones) and reliability.png (are its probabilities to be
-believed?).
+.png, the same normalised, mistakes.png (the most confident ones) and reliability.png (accuracy against confidence).
 """
 EXAMPLES = """\
 A run is tested on the data it was trained for, other weights on CIFAR-10. Options of the data are those of train.py:
@@ -58,21 +57,15 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
     parser.add_argument("--tta", choices=["flip"], help="report also the mean over each image and its mirror image")
     parser.add_argument("--output", type=Path, metavar="DIR", help="new folder (default: runs/evaluate-<run>/<n>)")
-    own, of_data = _sort(argv)
-    return parser.parse_args(own), of_data
-
-
-def _sort(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the words of this command's own options, and those of `--data` and `--data.*` with their values."""
     own: list[str] = []
     of_data: list[str] = []
     words = iter(argv)
     for word in words:
-        if word.partition("=")[0] == "--data" or word.startswith("--data."):
-            of_data += [word] if "=" in word else [word, *islice(words, 1)]
-        else:
-            own.append(word)
-    return own, of_data
+        is_of_data = word.startswith(("--data.", "--data=")) or word == "--data"
+        (of_data if is_of_data else own).append(word)
+        if is_of_data and "=" not in word:
+            of_data += islice(words, 1)
+    return parser.parse_args(own), of_data
 
 
 def evaluate(args: Namespace, data_options: list[str]) -> int:
@@ -90,10 +83,7 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
         raise InputError(f"--output {args.output}: it exists; give a new folder")
     runs.check_base(args.output or Path("runs"), option="--output")
     trained = load_trained(args.weights)
-    try:
-        data, images = _prepare(data_options, trained)
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from error
+    data, images = _prepare(data_options, trained)
     probabilities = _probabilities(trained, images)
     summary = _description(trained, data) | evaluation.evaluate_probabilities(probabilities, images.labels)
     if args.tta:

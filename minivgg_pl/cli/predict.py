@@ -1,11 +1,11 @@
-"""`scripts/predict.py`: images in, class names and probabilities out."""
+"""`scripts/predict.py`: classification of image files."""
 
 import csv
 import io
 import json
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 DEFAULT = "wide"
 BATCH_SIZE = 256
 MAX_GRID_IMAGES = 64
-# Pixels a side of a image on the grid.
+# Pixels a side of an image on the grid.
 THUMBNAIL_SIZE = 160
 
 DESCRIPTION = """\
-Say what is on images: a line for each, the file and its likeliest classes with their probabilities.
+Classify images: a line for each, with the file and its likeliest classes and their probabilities.
 
-A image of any size and format that Pillow reads is cut to its largest centred square and averaged down to what the
+An image of any size and format that Pillow reads is cut to its largest centred square and averaged down to what the
 network takes (32 x 32 pixels). A file that cannot be read is named on stderr and skipped.
 """
 EXAMPLES = """\
@@ -40,7 +40,7 @@ exit code: 0 every image answered, 1 some skipped, 2 bad input or none answered
 
 
 class Prediction(NamedTuple):
-    """The likeliest classes of one image, the likeliest first, each with its probability in [0, 1]."""
+    """An image file and its likeliest classes in falling order, each with its probability in [0, 1]."""
 
     file: Path
     classes: list[tuple[str, float]]
@@ -96,22 +96,17 @@ def predict(args: Namespace) -> int:
         write_atomically(args.output, as_csv(predictions) if args.output.suffix == ".csv" else as_json(predictions))
         print(f"wrote {args.output}: {len(predictions):,} images")
     else:
-        _print(as_table if sys.stdout and sys.stdout.isatty() else as_tabbed, predictions)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file's name need not be text in the terminal's encoding.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        print(as_table(predictions) if sys.stdout.isatty() else as_tabbed(predictions), flush=True)
     if args.grid:
         _draw_grid(args.grid, predictions)
     return EXIT_FAILED if len(predictions) < len(files) else 0
 
 
-def _print(layout: Callable[[Sequence[Prediction]], str], predictions: Sequence[Prediction]) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file's name need not be text, nor need all of it be in the terminal's encoding.
-        is_unicode = sys.stdout.encoding.lower().startswith("utf")
-        sys.stdout.reconfigure(errors="surrogateescape" if is_unicode else "backslashreplace")
-    print(layout(predictions), flush=True)
-
-
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the files named, and those in the folders named and below that have a image's ending, sorted.
+    """Return the files at `paths`, and the image files in the folders there and below, sorted.
 
     Raises:
         InputError: If there is nothing at a path, or a folder has no images.
@@ -123,12 +118,12 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             inside = image_files(path)
             if not inside:
-                raise InputError(f"{path}: the folder has no images; give one that has, or a image")
+                raise InputError(f"{path}: the folder has no images; give one that has, or an image")
             files += inside
         elif path.exists():
             files.append(path)
         else:
-            raise InputError(f"{path}: there is no such file or folder; give a image or a folder of them")
+            raise InputError(f"{path}: there is no such file or folder; give an image or a folder of them")
     return files
 
 
@@ -141,7 +136,7 @@ def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> Iter
 
     channels, size, _ = trained.net.image_shape
     top = min(top, len(trained.class_names))
-    # Hidden for a single batch, and where stderr is no terminal.
+    # Hidden for a single batch, and where stderr is not a terminal.
     with tqdm(total=len(files), unit=" images", disable=None if len(files) > BATCH_SIZE else True) as bar:
         for start in range(0, len(files), BATCH_SIZE):
             readable, pixels = [], []
@@ -171,9 +166,8 @@ def as_table(predictions: Sequence[Prediction]) -> str:
 
 
 def as_tabbed(predictions: Sequence[Prediction]) -> str:
-    """Return a line for each image, tabs between its cells: what other programs read."""
-    rows = ([_one_line(prediction.file), *_cells(prediction)[1:]] for prediction in predictions)
-    return "\n".join("\t".join(row) for row in rows)
+    """Return a line for each image with tabs between its cells, for other programs."""
+    return "\n".join("\t".join([_one_line(file), *_cells(classes)]) for file, classes in predictions)
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
@@ -182,7 +176,7 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     numbers = range(1, len(predictions[0].classes) + 1)
     writer.writerow(["file", *(f"{what}_{number}" for number in numbers for what in ("class", "probability"))])
-    writer.writerows(_cells(prediction) for prediction in predictions)
+    writer.writerows([str(file), *_cells(classes)] for file, classes in predictions)
     return text.getvalue()
 
 
@@ -196,15 +190,12 @@ def as_json(predictions: Sequence[Prediction]) -> str:
 
 
 def _one_line(file: Path) -> str:
-    """Return the file's name with what would break a line or a column written out."""
+    """Return the file's name with tabs and line breaks written as escapes."""
     return str(file).translate({ord(letter): repr(letter)[1:-1] for letter in "\t\n\r"})
 
 
-def _cells(prediction: Prediction) -> list[str]:
-    return [
-        str(prediction.file),
-        *(cell for name, probability in prediction.classes for cell in (name, f"{probability:.6f}")),
-    ]
+def _cells(classes: Sequence[tuple[str, float]]) -> list[str]:
+    return [cell for name, probability in classes for cell in (name, f"{probability:.6f}")]
 
 
 def _draw_grid(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -216,5 +207,5 @@ def _draw_grid(path: Path, predictions: Sequence[Prediction]) -> None:
     captions = [f"{file.name}\n{classes[0][0]} {classes[0][1]:.1%}" for file, classes in shown]
     draw_gallery(images, captions, path)
     which = f"the first {len(shown)} of " if len(shown) < len(predictions) else ""
-    # Beside the answers, which other programs may read.
+    # On stderr: other programs may read the answers on stdout.
     print(f"wrote {path}: {which}{len(predictions):,} images", file=sys.stderr)

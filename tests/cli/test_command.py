@@ -1,15 +1,15 @@
-"""The front door: help, short names, conflicts."""
+"""Help, short names and conflicts between options."""
 
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
 from minivgg_pl.cli.options import expand_short_names, help_text
 from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.errors import InputError
+from tests.cli.test_recipes import parse
 from tests.conftest import TRAIN
 
 
@@ -22,49 +22,28 @@ def test_help_fits_on_a_screen_and_gives_three_examples():
     assert all(line.startswith("  train.py ") for line in examples)
 
 
-def test_help_answers_in_two_seconds_without_importing_torch():
-    def ask():
-        start = time.perf_counter()
-        command = [sys.executable, "-X", "importtime", str(TRAIN), "--help"]
-        process = subprocess.run(command, capture_output=True, text=True, check=True)
-        return time.perf_counter() - start, process
-
-    # The best of three: this is about the command, not about what else the machine does.
-    answers = [ask() for _ in range(3)]
-    assert min(seconds for seconds, _ in answers) < 2
-    process = answers[0][1]
+def test_help_is_printed_without_importing_torch():
+    command = [sys.executable, "-X", "importtime", str(TRAIN), "--help"]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
     assert process.stdout == help_text()
-    assert "| torch" not in process.stderr.replace("  ", "")
+    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
+    assert imported.isdisjoint({"torch", "lightning", "yaml", "jsonargparse"})
 
 
 def test_help_names_the_defaults_that_the_code_has():
-    from minivgg_pl.cli.lightning_cli import TRAINER_DEFAULTS, MiniVGGCLI
-
-    cli_defaults = _defaults(MiniVGGCLI)
+    defaults = parse().default_options()
     text = help_text()
     named = re.findall(r"--((?:data|model|trainer|seed)[\w.]*) .*?\(default: ([^);,]+)\)", text)
     assert len(named) >= 7
-    for option, default in named:
-        if option != "model.dense_units":
-            assert str(cli_defaults[option]) == default, option
-    assert TRAINER_DEFAULTS["default_root_dir"] == "runs"
+    assert all(str(defaults[option]) == default for option, default in named if option != "model.dense_units")
     assert "10 for classic, 20 for wide" in text
     assert "2,171,178" in text
-
-
-def _defaults(cli_class):
-    class ParserOnly(cli_class):
-        def instantiate_classes(self):
-            self.defaults = self.default_options()
-
-    return ParserOnly(args=["--data.dataset=synthetic"]).defaults
 
 
 @pytest.mark.parametrize(
     ("typed", "expanded"),
     [
         (["--variant", "wide"], ["--model.variant=wide"]),
-        (["--variant=wide"], ["--model.variant=wide"]),
         (["--gpus", "0"], ["--trainer.accelerator=cpu", "--trainer.devices=1"]),
         (["--gpus", "2"], ["--trainer.accelerator=gpu", "--trainer.devices=2"]),
         (["--epochs", "3", "--data.root", "x"], ["--trainer.max_epochs=3", "--data.root", "x"]),
@@ -82,16 +61,11 @@ def test_short_names_stand_for_dotted_options(typed, expanded):
     assert expand_short_names(typed) == (expanded, None)
 
 
-def test_a_recipe_comes_first_wherever_it_was_typed():
+def test_a_recipe_comes_first_wherever_it_was_typed_and_resume_is_taken_out():
     expanded, _ = expand_short_names(["--model.lr", "0.1", "--config", "mine.yaml", "--recipe", "modern"])
     assert expanded == [*recipe_arguments("modern"), "--model.lr", "0.1", "--config", "mine.yaml"]
-
-
-def test_resume_is_taken_out():
-    assert expand_short_names(["--resume", "runs/classic/1", "--epochs=4"]) == (
-        ["--trainer.max_epochs=4"],
-        "runs/classic/1",
-    )
+    expanded, resume = expand_short_names(["--resume", "runs/classic/1", "--epochs=4"])
+    assert (expanded, resume) == (["--trainer.max_epochs=4"], "runs/classic/1")
 
 
 @pytest.mark.parametrize(

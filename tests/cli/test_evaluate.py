@@ -61,7 +61,7 @@ def test_options_of_the_data_may_stand_anywhere():
         (["wide", "--speed=3"], "unrecognized arguments: --speed=3"),
         # jsonargparse 4.39 says "expected", newer ones "accepted".
         (["wide", "--data.size=3"], "size' is not "),
-        (["wide", "--data=Nope"], "--data minivgg_pl.Nope: no such class"),
+        (["wide", "--data=Nope"], "--data Nope: no such class"),
         (["wide", "SYNTHETIC"], "it knows 10 classes (airplane, automobile, bird, ...), and the data have 10"),
         ([], "required: WEIGHTS"),
     ],

@@ -1,4 +1,4 @@
-"""The recipes: what they hold, what overrides them, and that they train and go on as the article's does."""
+"""The recipes: what they set, what overrides them, and that they train and resume."""
 
 import json
 import re
@@ -16,6 +16,8 @@ from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.weights.load import TrainedNetwork, load_trained, weights_bytes
 from tests.cli.test_train import KILLER, assert_same_tensors, checkpoint, metrics, without_times
 from tests.conftest import run_train
+
+MODERN = ["--recipe=modern", "--data.batch_size=40"]
 
 
 class ParserOnly(MiniVGGCLI):
@@ -43,7 +45,7 @@ def test_a_recipe_is_recognised(name):
 
 @pytest.mark.parametrize("name", ["modern", "speedrun"])
 def test_a_recipe_holds_only_differences(name):
-    defaults = recipe_defaults()
+    defaults = parse().default_options()
     for option, value in recipe_options(name).items():
         assert defaults[option] != value, option
 
@@ -62,12 +64,8 @@ def test_modern_gives_each_lines_reason():
         assert "#" in lines[number] or lines[number - 1].lstrip().startswith("#"), lines[number]
 
 
-def recipe_defaults():
-    return parse().default_options()
-
-
 def test_the_article_recipe_is_the_default():
-    defaults = recipe_defaults()
+    defaults = parse().default_options()
     assert recipe_options("article").items() <= defaults.items()
     assert recipe_of(defaults, defaults) == "article"
 
@@ -96,11 +94,6 @@ def test_an_option_that_no_recipe_names_makes_no_recipe(option):
     assert parse(option).recipe() is None
 
 
-def test_a_triangular_run_keeps_its_number_of_updates(modern_run, train_here, capfd):
-    assert train_here("--resume", modern_run[0], "--epochs=5", "--data.batch_size=50") == 2
-    assert "data.batch_size was 40 and cannot become 50" in capfd.readouterr().err
-
-
 def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_options, train_here, capfd):
     assert train_here(*synthetic_options, "--recipe=modern", "--epochs=1", "--trainer.overfit_batches=1") == 0
 
@@ -118,43 +111,40 @@ def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_it
     assert load_trained(folder).net.options["mean"] == [0.5, 0.4, 0.3]
 
 
-def test_another_optimizer_makes_no_recipe(synthetic_options):
-    assert parse("--optimizer=AdamW").recipe() is None
-
-
 def test_another_optimizer_replaces_the_recipes(synthetic_options, tmp_path, train_here, capfd):
     assert train_here(*synthetic_options, "--recipe=modern", "--optimizer=AdamW", "--epochs=1") == 0
     assert json.loads((tmp_path / "runs/classic-synthetic/1/summary.json").read_text())["recipe"] is None
     assert "recipe       your own" in capfd.readouterr().out
 
 
-@pytest.fixture(scope="module")
-def modern_run(tmp_path_factory, synthetic_options):
-    folder = tmp_path_factory.mktemp("modern")
-    process = run_train(*synthetic_options, "--recipe=modern", "--data.batch_size=40", "--epochs=3", cwd=folder)
-    return folder / "runs" / "classic-synthetic" / "1", process
-
-
-def test_bf16_where_it_is_native_and_else_float32_which_is_said(modern_run):
-    folder, process = modern_run
+def test_modern_runs_in_bf16_where_it_is_native_and_keeps_its_number_of_updates(
+    synthetic_options, tmp_path, train_here, monkeypatch, capfd
+):
+    told = []
+    monkeypatch.setattr("minivgg_pl.cli.fit.rank_zero_info", told.append)
+    assert train_here(*synthetic_options, *MODERN, "--epochs=1") == 0
+    folder = tmp_path / "runs" / "classic-synthetic" / "1"
     flags = Path("/proc/cpuinfo").read_text().split()
     native = "avx512_bf16" in flags or "amx_bf16" in flags
     assert json.loads((folder / "summary.json").read_text())["precision"] == ("bf16-mixed" if native else "32-true")
-    assert ("does not compute bfloat16 natively" in process.stderr) is not bool(native)
+    assert told == ([] if native else ["Training in float32: this device does not compute bfloat16 natively."])
+    assert train_here("--resume", folder, "--epochs=5", "--data.batch_size=50") == 2
+    assert "data.batch_size was 40 and cannot become 50" in capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_killed_modern_run_goes_on_bit_for_bit(modern_run, synthetic_options, tmp_path):
-    """Muon's and AdamW's state, the flips and shifts, and the schedule: all come back."""
+def test_a_killed_modern_run_goes_on_bit_for_bit(synthetic_options, tmp_path):
+    """Restores the state of Muon and AdamW, the flips and shifts, and the schedule."""
     (tmp_path / "killer.py").write_text(KILLER)
     path = {"PYTHONPATH": str(tmp_path)}
-    options = ["--recipe=modern", "--data.batch_size=40", "--epochs=3", "--trainer.callbacks=killer.KillInThirdEpoch"]
-    killed = run_train(*synthetic_options, *options, cwd=tmp_path, env={**path, "KILL": "1"}, check=False)
+    options = [*synthetic_options, *MODERN, "--epochs=3", "--trainer.callbacks=killer.KillInThirdEpoch"]
+    run_train(*options, cwd=tmp_path, env=path)
+    killed = run_train(*options, cwd=tmp_path, env={**path, "KILL": "1"}, check=False)
     assert killed.returncode == -9
-    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    uninterrupted, run = (tmp_path / "runs" / "classic-synthetic" / number for number in "12")
     run_train("--resume", run, cwd=tmp_path, env=path)
-    assert without_times(metrics(run)) == without_times(metrics(modern_run[0]))
-    resumed, whole = checkpoint(run), checkpoint(modern_run[0])
+    assert without_times(metrics(run)) == without_times(metrics(uninterrupted))
+    resumed, whole = checkpoint(run), checkpoint(uninterrupted)
     assert_same_tensors(resumed["state_dict"], whole["state_dict"])
     kernels = [number for number, state in whole["optimizer_states"][0]["state"].items() if "momentum_buffer" in state]
     assert len(kernels) == 5
