@@ -1,4 +1,4 @@
-"""`scripts/export.py`: a trained network as a file for other programs."""
+"""`scripts/export.py`: trained networks as files for other programs."""
 
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ ENDINGS = {
 }
 
 DESCRIPTION = """\
-Write a trained network as a file for other programs. It takes images (N, 3, 32, 32), float32 in [0, 1]: normalisation,
-where it has one, is inside.
+Write a trained network as a file for other programs. Its input is (N, 3, 32, 32), float32 in [0, 1]; the network itself
+normalises it, where the weights need that.
 
   onnx         ONNX, one file, any batch size, outputs logits and probabilities; checked with onnxruntime
                (needs: pip install onnx onnxscript onnxruntime)

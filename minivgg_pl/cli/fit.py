@@ -1,4 +1,4 @@
-"""One run of the command: parse, fit, test once, leave summary.json and print the table."""
+"""One run of `scripts/train.py`: parse, train, test, summarize."""
 
 import logging
 import signal
@@ -25,7 +25,7 @@ from minivgg_pl.training.summary import summarize, summary_table
 
 
 def train(argv: list[str], resume_path: str | None = None) -> int:
-    """Parse, fit, test once, write summary.json and print the table.
+    """Parse the options, train, test once, write summary.json and print the table.
 
     Args:
         argv: Arguments for LightningCLI.
@@ -65,47 +65,47 @@ def _train(argv: list[str], resume_path: str | None) -> int:
 
 
 def _quiet_known_noise() -> None:
-    """Silence what tells the user nothing; everything else that the libraries say stays."""
+    """Silence messages of the libraries that tell the user nothing."""
     # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
     # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # Worker processes lose time here: a batch is one indexing operation.
     warnings.filterwarnings("ignore", message=r".*does not have many workers")
-    # Under it the weights stay float32, so the size in the summary is right.
+    # The weights stay float32 under it, so the size in the summary is right.
     warnings.filterwarnings("ignore", message=r"Precision bf16-mixed is not supported by the model summary")
     # Resuming in the run's own folder is what --resume is for.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
-    # That is what --optimizer is for.
+    # --optimizer is meant to do so.
     warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
-    # The seed stands in config.yaml and summary.json; on stderr it would stand above every error.
+    # The seed is in config.yaml and summary.json; on stderr it would stand above every error.
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # Advertisements for Lightning's cloud services; how the length of the triangular schedule is found.
+    # Advertisements for Lightning's cloud services, and how the length of the triangular schedule is found.
     return not any(words in record.getMessage() for words in ("Tip: ", "to estimate number of stepping batches"))
 
 
 def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     start = time.perf_counter()
-    # Now: the files of this code may have changed when the run ends.
+    # Now, because the files of this code may have changed when the run ends.
     environment = describe_environment(cli.trainer.strategy.root_device)
     if cli.lacks_bf16:
         rank_zero_info("Training in float32: this device does not compute bfloat16 natively.")
     if cli.config.compile:
-        # In place, and the network alone: the state dict keeps its names (PL#20233), and self.log stays outside.
+        # In place, and the network only: the state dict keeps its names (PL#20233), and self.log stays outside.
         cli.model.net.compile()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
         tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         _finish(cli, tested[0] if tested else {}, environment, start)
     except (MisconfigurationException, ModuleNotFoundError) as error:
-        # A callback's package, such as psutil.
+        # Such as psutil, which a callback needs.
         raise InputError(f"--trainer: {error}") from error
     except ValueError as error:
-        # Only the loop knows how many batches there are.
+        # Lightning compares it with the number of batches, which is known only now.
         if "`val_check_interval`" not in str(error):
             raise
         raise InputError(f"--trainer: {error}") from error
@@ -139,15 +139,15 @@ def _finish(cli: MiniVGGCLI, results: dict[str, float], environment: dict[str, A
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
-    # Gloo has no exception of its own, but names its files.
+    # Gloo has no exception of its own, but its messages name its source files.
     return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
-    """Say once, not once a process, what ended all of them; return the exit code."""
-    # A second one changes nothing.
+    """Report in one process what ended all of them; return the exit code."""
+    # A second signal changes nothing.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # The first process gives the code: Lightning would kill that one if it saw another fail.
+    # The first process returns the code. Lightning would kill it if another one failed.
     if not cli.trainer.is_global_zero:
         return 0
     if isinstance(cli.trainer.strategy.launcher, _SubprocessScriptLauncher):

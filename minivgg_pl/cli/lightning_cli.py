@@ -1,4 +1,4 @@
-"""The command line proper: a LightningCLI that knows the article's defaults and keeps a run folder."""
+"""The LightningCLI: it parses, checks and builds the data module, the model, the callbacks and the Trainer."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ TRAINER_DEFAULTS = {
     "devices": 1,
     # metrics.csv is written by RunRecorder; a logger given with --trainer.logger runs beside it.
     "logger": False,
-    # The first epoch's validation comes soon enough.
+    # The first epoch's validation comes soon.
     "num_sanity_val_steps": 0,
 }
 
@@ -45,10 +45,10 @@ CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 class MiniVGGCLI(LightningCLI):
-    """LightningCLI for LitMiniVGG and CIFAR10DataModule; parses and builds, and leaves training to `train`.
+    """LightningCLI for LitMiniVGG and this package's data modules. It parses and builds; `fit.train` trains.
 
     Args:
-        args: Arguments with every short name replaced by its dotted option.
+        args: Arguments whose short names are replaced by dotted options.
         resume: Where a run continues, or None for a new run.
     """
 
@@ -72,7 +72,7 @@ class MiniVGGCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """Parse; LightningCLI's own warns whenever arguments come from anywhere but `sys.argv`."""
+        """Parse `args`. LightningCLI's own method warns unless they come from `sys.argv`."""
         self.config = parser.parse_args([DEFAULT_DATA, *args])
         check_seed("--seed_everything", self.config.seed_everything)
 
@@ -95,16 +95,16 @@ class MiniVGGCLI(LightningCLI):
             "--checkpoint-every-n-steps",
             type=PositiveInt | None,
             default=None,
-            help="Save checkpoints/last.ckpt after every so many updates too, not at an epoch's end alone.",
+            help="Save checkpoints/last.ckpt after every so many updates too, not only at an epoch's end.",
         )
         parser.add_argument("--compile", type=bool, default=False, help="Whether to torch.compile the network.")
 
     def before_instantiate_classes(self) -> None:
-        """Fill in the article's epochs, check what Lightning would only notice later, and choose the callbacks."""
+        """Check the options, fill in what the data and the variant decide, and choose the callbacks."""
         config = self.config
         defaults = self.default_options()
         checks.check_options(config, self._dotted(config), defaults)
-        # One to ask what the data are; LightningCLI makes its own later.
+        # For its classes and shape; LightningCLI builds another one later.
         data = build_data(config.data)
         checks.fit_model_to_data(config.model, data, defaults)
         if not self.resume:
@@ -130,8 +130,8 @@ class MiniVGGCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = self._callbacks(config, data)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer, then make sure of the data: what is wrong with either is said before a run starts."""
-        # What Lightning says of the devices it found stands in summary.json; here it would stand above an error.
+        """Build the Trainer and prepare the data, so that errors in either come before a run folder is made."""
+        # The devices that Lightning found are in summary.json; here they would stand above an error.
         logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         level = logger.level
         workspace = os.environ.get(CUBLAS_WORKSPACE)
@@ -165,11 +165,11 @@ class MiniVGGCLI(LightningCLI):
         return plugins
 
     def recipe(self) -> str | None:
-        """Return the recipe that the options amount to, or None for a mixture of the user's own."""
+        """Return the recipe that the options amount to, or None for the user's own mixture."""
         return recipe_of(self._dotted(self.config), self.default_options())
 
     def default_options(self) -> dict[str, Any]:
-        """Return every option's default by its dotted name, the data's those of the data module in use."""
+        """Return every option's default by its dotted name, those of the data module in use included."""
         self.parser.set_defaults({"data": {"class_path": self.config.data.class_path}})
         return self._dotted(self.parser.get_defaults())
 
@@ -195,7 +195,7 @@ class MiniVGGCLI(LightningCLI):
             callbacks.TestReport(self.recorder),
         ]
         if config.trainer.enable_checkpointing is not False:
-            # The last one last: what it keeps of the other's state is then this epoch's.
+            # In this order: `last` keeps the state of `best`, which is then this epoch's.
             chosen.append(saving.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
             chosen.append(saving.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
             if config.checkpoint_every_n_steps:
@@ -204,7 +204,7 @@ class MiniVGGCLI(LightningCLI):
 
 
 def _shows_bar(config: Any) -> bool:
-    """Show a bar on a terminal; a log file gets the line an epoch alone. The user's own choice wins."""
+    """Return whether to show a progress bar: on a terminal, unless the user chose otherwise."""
     choice = config.trainer.enable_progress_bar
     return sys.stderr.isatty() or _has_own_bar(config) if choice is None else choice
 

@@ -85,7 +85,7 @@ def predict(args: Namespace) -> int:
     check_output("--output", args.output, [".csv", ".json"], args.overwrite)
     check_output("--grid", args.grid, [".png", ".jpg", ".pdf", ".svg"], args.overwrite)
     files = find_images(args.images)
-    # Late: importing torch takes a second or two, and the help text and most errors need none of it.
+    # Late: torch takes a second or two to import, and the help text and most errors do not need it.
     from minivgg_pl.weights.load import load_trained
 
     trained = load_trained(args.weights)

@@ -1,4 +1,4 @@
-"""Recipes: YAML files in this package that hold what differs from the defaults. PyYAML is imported on use."""
+"""Recipes: named config files in this package, which hold what differs from the defaults."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache

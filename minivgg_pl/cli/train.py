@@ -1,4 +1,4 @@
-"""`scripts/train.py`: short names, SIGTERM while libraries load, then one run."""
+"""Main of `scripts/train.py`. It imports torch only once it is needed."""
 
 import os
 import signal
