@@ -14,16 +14,8 @@ from minivgg_pl.runs.folder import METRIC_COLUMNS
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
-PAGES = {
-    path: (REPOSITORY / path).read_text()
-    for path in (
-        "README.md",
-        ".github/CONTRIBUTING.md",
-        ".github/SECURITY.md",
-        "minivgg_pl/recipes/README.md",
-        "scripts/benchmarks/README.md",
-    )
-}
+PATTERNS = ("README.md", ".github/*.md", "minivgg_pl/*/README.md", "scripts/*/README.md")
+PAGES = {str(p.relative_to(REPOSITORY)): p.read_text() for pattern in PATTERNS for p in REPOSITORY.glob(pattern)}
 
 
 def blocks(language):
@@ -78,7 +70,7 @@ def test_the_python_examples_run(finished_run, tmp_path, monkeypatch):
     for text in examples:
         # The Trainer prefers a GPU, and ten epochs take long.
         small = text.replace("max_epochs=10", 'max_epochs=1, accelerator="cpu", enable_progress_bar=False')
-        exec(compile(small, "README.md", "exec"), {})
+        exec(compile(small, "<example>", "exec"), {})
 
 
 def test_the_readme_is_short():
