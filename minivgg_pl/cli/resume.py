@@ -1,4 +1,4 @@
-"""Where a run continues: the run folder or checkpoint that `--resume` names, and what may change on the way."""
+"""`--resume`: where a run continues, and which of its options may change."""
 
 import json
 from dataclasses import dataclass
@@ -8,31 +8,18 @@ from typing import Any
 from minivgg_pl.cli.config import read_config
 from minivgg_pl.cli.recipes import dotted_options
 from minivgg_pl.data.base import public_path
-from minivgg_pl.data.loader import check_position
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.checkpoint import data_state, last_checkpoint, read_checkpoint, run_folder_of
 
-# What the checkpoint's state or the numbers so far depend on. Changed, it would be recorded and have no effect (the
+# The checkpoint's state and the rows so far depend on them. A change would be recorded and have no effect (the
 # optimizer's state brings its own learning rate), or training images would become validation images.
 FIXED_OPTIONS = (
-    "model",
-    "optimizer",
-    "lr_scheduler",
-    "seed_everything",
-    "data.class_path",
-    "data.dataset",
-    "data.image_size",
-    "data.in_channels",
-    "data.val_size",
-    "data.split_seed",
-    "data.synthetic_size",
-    "data.flip",
-    "data.shift",
+    *("model", "optimizer", "lr_scheduler", "seed_everything"),
+    *(f"data.{name}" for name in ("class_path", "dataset", "image_size", "in_channels", "synthetic_size")),
+    *(f"data.{name}" for name in ("val_size", "split_seed", "flip", "shift")),
 )
-
-
-# What the triangular schedule's length in updates depends on: changed, the rate would be 0 early, or never.
+# The triangular schedule's length in updates depends on them: after a change the rate would be 0 early, or never.
 FIXED_WITH_TRIANGULAR = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
 
 
@@ -42,62 +29,45 @@ class ResumePoint:
 
     Attributes:
         checkpoint: The checkpoint to load, or None where the run ended before its first.
-        epoch: Epochs that it has behind it.
+        epoch: Number of finished epochs.
         options: The options that it was trained with, as far as they are known: the run's newest config file, or for
-            a checkpoint outside a run folder what the checkpoint itself keeps of model and data.
-        config: The run's newest config file, or None for a checkpoint outside a run folder.
-        source: The run folder whose rows are the history, or None.
+            a checkpoint outside a run folder the options of model and data in the checkpoint.
+        config: The run folder's newest config file, or None for a checkpoint outside one.
         folder: The run folder to continue in, or None for a new one (the checkpoint is not the run's last).
-        data_state: What the checkpoint keeps of its data module.
-        written: When the checkpoint was written, in nanoseconds, to tell whether it is another by now.
+        content: What the checkpoint holds.
     """
 
     checkpoint: Path | None
     epoch: int
     options: dict[str, Any]
     config: Path | None
-    source: Path | None
     folder: Path | None
-    data_state: dict[str, Any]
-    written: int | None = None
+    content: dict[str, Any]
 
-    def check_still_there(self) -> None:
-        """Check, with the run's folder locked, that nobody has trained on since this was read.
-
-        Raises:
-            InputError: If the checkpoint is another one, or the first has come.
-        """
-        path = self.checkpoint or self.folder / runs.LAST_CHECKPOINT
-        if _time_written(path) != self.written:
-            raise InputError(f"--resume {self.folder}: another process has just trained on there: repeat the command")
+    @property
+    def data_state(self) -> dict[str, Any]:
+        """The state of the data module in the checkpoint."""
+        return data_state(self.content)
 
     def history(self) -> list[runs.Row]:
-        """Return the run's rows up to the checkpoint; a row that a kill left without its checkpoint is dropped."""
-        rows = runs.read_metrics(self.source / "metrics.csv") if self.source else []
+        """Return the run's rows up to the checkpoint, without one that a kill left without its checkpoint."""
+        rows = runs.read_metrics(self.config.parent / runs.METRICS) if self.config else []
         return [row for row in rows if row["epoch"] <= self.epoch]
 
     def arguments(self) -> list[str]:
-        """Return the command-line arguments that stand for the options so far; those typed come after them."""
+        """Return the options so far as command-line arguments; the typed ones come after them."""
         if self.config is not None:
             return [f"--config={self.config}"]
         known = {name: value for name, value in dotted_options(self.options).items() if value not in (None, {})}
-        # The class first: it decides which options there are.
+        # The class comes first, because it decides which options there are.
         data = [f"--data={known.pop('data.class_path')}"] if "data.class_path" in known else []
-        return data + [f"--{name}={_as_typed(value)}" for name, value in known.items()]
+        typed = {name: v if isinstance(v, str) else json.dumps(v, default=str) for name, v in known.items()}
+        return data + [f"--{name}={value}" for name, value in typed.items()]
 
     def is_finished(self, max_epochs: int | None) -> bool:
-        """Tell a finished run from one that was killed between its last epoch and the end of its test."""
-        if max_epochs is None or not 0 <= max_epochs <= self.epoch:
-            return False
-        return self.folder is None or runs.tested_epochs(self.folder) == self.epoch
-
-    def check_position(self, batch_size: int, num_devices: int) -> None:
-        """Check that an epoch in progress can go on in batches of `batch_size` on `num_devices` devices together.
-
-        Raises:
-            InputError: If it was begun in others.
-        """
-        check_position(self.data_state.get("position") or {}, batch_size, num_devices)
+        """Return whether the run has its epochs, and its test too."""
+        has_epochs = max_epochs is not None and 0 <= max_epochs <= self.epoch
+        return has_epochs and (self.folder is None or runs.tested_epochs(self.folder) == self.epoch)
 
     def check_data_class(self, class_path: str) -> None:
         """Check that the data are of the class that the run was trained on.
@@ -117,29 +87,24 @@ class ResumePoint:
 
         Args:
             options: By their dotted names.
-            defaults: The same without anything typed: what a run had whose version did not have an option yet.
+            defaults: The same without anything typed: the values of options that are newer than the run.
 
         Raises:
-            InputError: If one of FIXED_OPTIONS is another than before, or with a triangular schedule one of
-                FIXED_WITH_TRIANGULAR.
+            InputError: If one of FIXED_OPTIONS, or with a triangular schedule of FIXED_WITH_TRIANGULAR, was another.
         """
-        triangular = options["model.schedule"] == "triangular"
-        fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * triangular
-        before, now = dotted_options(self.options), dict(options)
+        fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * (options["model.schedule"] == "triangular")
+        before = dotted_options(self.options)
         if self.config is not None:
-            before = {name: defaults[name] for name in defaults.keys() & now.keys()} | before
-        for known_options in (before, now):
-            if "data.class_path" in known_options:
-                # A class can be imported from its own file and from the package.
-                known_options["data.class_path"] = public_path(known_options["data.class_path"])
-        for name in before.keys() | now.keys():
-            fixed = any(name == option or name.startswith(f"{option}.") for option in fixed_options)
-            # A bare checkpoint knows nothing of options outside model and data.
-            known = self.config is not None or name in before
-            if fixed and known and before.get(name) != now.get(name):
+            before = {name: defaults.get(name) for name in options} | before
+        # A checkpoint alone knows nothing of options outside model and data.
+        for name, was in before.items():
+            now = options.get(name)
+            if name == "data.class_path":
+                was, now = public_path(str(was)), public_path(str(now))
+            if was != now and any(name == fixed or name.startswith(f"{fixed}.") for fixed in fixed_options):
                 raise InputError(
-                    f"--resume {self.checkpoint or self.folder}: {name} was {before.get(name)} and cannot become "
-                    f"{now.get(name)} in the middle of a run: leave --{name} out, or train a new run"
+                    f"--resume {self.checkpoint or self.folder}: {name} was {was} and cannot become {now} in the "
+                    f"middle of a run: leave --{name} out, or train a new run"
                 )
 
 
@@ -153,58 +118,38 @@ def find_resume_point(path: Path) -> ResumePoint:
         raise InputError(f"--resume {path}: there is no such file or folder; give a run folder or a .ckpt file")
     if path.is_dir() and not (path / runs.LAST_CHECKPOINT).exists() and (config := runs.newest_config(path)):
         # It ended before its first checkpoint: from the beginning, in its own folder.
-        _check_nothing_is_lost(path)
-        return ResumePoint(None, 0, _read_options(config), config, source=None, folder=path, data_state={})
+        if (path / runs.SUMMARY).exists() or len(runs.read_metrics(path / runs.METRICS)) > 1:
+            # One row may be there without its checkpoint, because it is written first.
+            raise InputError(
+                f"--resume {path}: it was trained, and has no {runs.LAST_CHECKPOINT} to go on from; train anew with "
+                f"--config {path / 'config.yaml'}"
+            )
+        return ResumePoint(None, 0, _read_options(config), config, folder=path, content={})
     checkpoint = last_checkpoint(path, option="--resume ") if path.is_dir() else path
-    if not checkpoint.is_file():  # a pipe would be waited for
-        raise InputError(f"--resume {path}: not a file; give a run folder or a .ckpt file")
-    written = _time_written(checkpoint)
-    content = _read_training_checkpoint(checkpoint)
-    source = run_folder_of(checkpoint)
-    config = runs.newest_config(source) if source else None
+    content = read_checkpoint(checkpoint)
+    if any(key not in content for key in ("optimizer_states", "loops")):
+        raise InputError(f"{checkpoint}: it holds weights alone, and nothing that a training could go on from")
+    folder = run_folder_of(checkpoint)
+    config = runs.newest_config(folder) if folder else None
     is_last = config is not None and checkpoint.name == runs.LAST_CHECKPOINT.name
     return ResumePoint(
         checkpoint=checkpoint,
         epoch=_finished_epochs(content, checkpoint),
         options=_read_options(config) if config else _options_of(content),
         config=config,
-        source=source if config else None,
-        folder=source if is_last else None,
-        data_state=data_state(content),
-        written=written,
+        folder=folder if is_last else None,
+        content=content,
     )
-
-
-def _time_written(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
-
-
-def _check_nothing_is_lost(folder: Path) -> None:
-    # One row may stand there without its checkpoint: it is written first.
-    if (folder / runs.SUMMARY).exists() or len(runs.read_metrics(folder / "metrics.csv")) > 1:
-        raise InputError(
-            f"--resume {folder}: it was trained, and has no {runs.LAST_CHECKPOINT} to go on from; train anew with "
-            f"--config {folder / 'config.yaml'}"
-        )
-
-
-def _read_training_checkpoint(path: Path) -> dict[str, Any]:
-    content = read_checkpoint(path)
-    if any(key not in content for key in ("optimizer_states", "loops")):
-        raise InputError(f"{path}: it holds weights alone, and nothing that a training could go on from")
-    return content
 
 
 def _finished_epochs(content: dict[str, Any], path: Path) -> int:
     try:
         loop = content["loops"]["fit_loop"]
-        is_last_batch = loop["epoch_loop.batch_progress"]["is_last_batch"]
-        epoch = loop["epoch_progress"]["current"]
-        epochs, is_inside = epoch["processed"], epoch["processed"] < epoch["started"]
-        if type(epochs) is not int or not 0 <= epochs < 2**31 or type(is_last_batch) is not bool:
-            raise TypeError(epochs)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        is_last_batch = bool(loop["epoch_loop.batch_progress"]["is_last_batch"])
+        epochs, started = (int(loop["epoch_progress"]["current"][name]) for name in ("processed", "started"))
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"--resume {path}: a checkpoint without the state of the training loop") from error
+    is_inside = epochs < started
     if is_inside and (is_last_batch or not data_state(content).get("position")):
         # Lightning would leave the epoch's validation out, or begin the epoch's images again.
         raise InputError(f"--resume {path}: it was saved inside epoch {epochs + 1}; give one of an epoch's end")
@@ -220,21 +165,16 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
 def _read_options(config: Path) -> dict[str, Any]:
     try:
         options = read_config(config)
+        if not isinstance(options, dict):
+            raise InputError(f"{config} holds no options")
     except InputError as error:
         raise InputError(f"--resume: {error}: repair it, or resume from the .ckpt elsewhere") from error
-    if not isinstance(options, dict):
-        raise InputError(f"--resume: {config} holds no options: repair it, or resume from the .ckpt elsewhere")
     return options
 
 
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:
-    state = data_state(content)
     data = dict(content.get("datamodule_hyper_parameters", {}))
-    path = public_path(state.get("class_path", ""))
-    # Whoever wrote the checkpoint would choose what to import.
+    path = public_path(data_state(content).get("class_path", ""))
+    # Otherwise whoever wrote the checkpoint would choose what is imported.
     data |= {"class_path": path} if path.startswith("minivgg_pl.") else {}
     return {"model": dict(content["hyper_parameters"]), "data": data}
-
-
-def _as_typed(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from minivgg_pl.data.loader import ShuffledBatchSampler
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class BatchBuffer:
@@ -21,20 +23,19 @@ class BatchBuffer:
         self.least = least
         self.batches: list[Tensor] = []
 
-    def keep(self, images: Tensor, batch_idx: int, module: LightningModule) -> None:
+    def keep(self, images: Tensor, batch_idx: int, trainer: Trainer) -> None:
         """Keep the images `(B, C, H, W)` of batch `batch_idx`, counted from 0, unless there are enough."""
         if self.least and batch_idx and not self.batches:
-            self._read_again(batch_idx, images.device, module.trainer)
+            # The run was resumed in the middle of the epoch.
+            sampler = getattr(trainer.train_dataloader, "sampler", None)
+            if isinstance(sampler, ShuffledBatchSampler):
+                for earlier, _ in sampler.earlier_batches(batch_idx):
+                    self._add(earlier.to(images.device))
+        self._add(images)
+
+    def _add(self, images: Tensor) -> None:
         if sum(map(len, self.batches)) < self.least:
             self.batches.append(images)
-
-    def _read_again(self, number: int, device: torch.device, trainer: Trainer) -> None:
-        """Make up for the `number` batches that passed before the run was resumed, in the middle of an epoch."""
-        sampler = getattr(trainer.train_dataloader, "sampler", None)
-        if isinstance(sampler, ShuffledBatchSampler):
-            for images, _ in sampler.earlier_batches(number):
-                if sum(map(len, self.batches)) < self.least:
-                    self.batches.append(images.to(device))
 
 
 @torch.no_grad()
@@ -65,12 +66,12 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
         module.training = mode
 
 
-def average_over_devices(net: nn.Module, module: LightningModule) -> None:
+def average_over_devices(net: nn.Module, strategy: Strategy) -> None:
     """Give every device the mean of all devices' statistics."""
     for norm in _batch_norms(net):
         for statistic in (norm.running_mean, norm.running_var):
-            statistic.copy_(module.trainer.strategy.reduce(statistic, reduce_op="mean"))
+            statistic.copy_(strategy.reduce(statistic, reduce_op="mean"))
 
 
-def _batch_norms(net: nn.Module) -> list[_BatchNorm]:
-    return [module for module in net.modules() if isinstance(module, _BatchNorm)]
+def _batch_norms(net: nn.Module) -> list[nn.Module]:
+    return [module for module in net.modules() if isinstance(module, BATCH_NORMS)]

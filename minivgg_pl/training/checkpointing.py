@@ -1,4 +1,4 @@
-"""What a run keeps to go on from: its checkpoints, and the state of the random generators in them."""
+"""Checkpointing and the state of the random generators."""
 
 import io
 import random
@@ -11,21 +11,30 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from minivgg_pl.data.augmentation import derived_seed
+from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder, write_atomically
 from minivgg_pl.runs import folder as runs
-from minivgg_pl.training.callbacks import RunRecorder
-from minivgg_pl.training.epoch_callback import EpochCallback
-from minivgg_pl.training.module import ends_epoch
+from minivgg_pl.training.callbacks import EpochCallback, RunRecorder
+from minivgg_pl.training.module import LitMiniVGG, ends_epoch, stops_early
+from minivgg_pl.training.optim import make_optimizer
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, so that a kill leaves the old one or the new one.
 
-    Lightning's own goes by way of the folder for temporary files. Where that is another disk the last step is a copy,
-    which a kill leaves half done.
+    Lightning's own writes into the folder for temporary files. If that is on another disk, the last step is a copy,
+    which a kill leaves unfinished.
+
+    Args:
+        contents: Checkpoints that were read already, by their path. Each is handed out once and not read again.
     """
+
+    def __init__(self, contents: dict[Path, dict[str, Any]] | None = None) -> None:
+        super().__init__()
+        self._contents = dict(contents or {})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`; see TorchCheckpointIO.
@@ -39,71 +48,70 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         make_folder(path.parent)
         write_atomically(path, content.getbuffer())
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the content of the checkpoint at `path`; see TorchCheckpointIO."""
+        content = self._contents.pop(Path(path), None)
+        return super().load_checkpoint(path, *args, **kwargs) if content is None else content
+
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove one checkpoint file, and nothing else: Lightning's own removes folders too."""
+        """Remove one checkpoint file; Lightning's own removes folders too."""
         path = Path(path)
         if path.suffix == ".ckpt" and path.is_file():
             path.unlink()
 
 
 class StepCheckpoint(EpochCallback):
-    """Saves the run's last checkpoint inside epochs too, from which it resumes at the next batch.
+    """Saves the run's last checkpoint inside epochs too; the run resumes from it at the next batch.
 
     Args:
         recorder: Knows the run folder.
-        every: Number of updates from one to the next.
+        every: Number of updates between two checkpoints.
     """
 
     def __init__(self, recorder: RunRecorder, every: int) -> None:
         self.recorder = recorder
         self.every = every
-        self._step_before = 0
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._step_before = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # A run that was killed in a validation and goes on from the batch before would leave the validation out.
         if not _validates_now(trainer):
             self._save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning leaves a validation out that a run was killed in, if it goes on from the batch before.
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
-        # A batch that only adds to the gradient is no place to go on from: the gradient is in no checkpoint.
-        has_updated = step != self._step_before
-        # An epoch's last batch belongs to the checkpoint of its end, which has the validation behind it.
-        if has_updated and step % self.every == 0 and not ends_epoch(trainer) and _is_finite(trainer, pl_module):
+        # Between two updates there is an accumulated gradient, which no checkpoint holds.
+        has_updated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        is_due = has_updated and trainer.global_step % self.every == 0
+        # After an epoch's last batch RunCheckpoint saves, behind the validation. NaN must not replace good weights.
+        if is_due and not ends_epoch(trainer) and pl_module.is_finite():
             trainer.save_checkpoint(self.recorder.folder / runs.LAST_CHECKPOINT, weights_only=False)
 
 
 def _validates_now(trainer: Trainer) -> bool:
-    """Tell, after a training batch, whether a validation follows it."""
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-
-
-def _is_finite(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Tell whether every device's network and losses are: what is NaN must not take the place of what was good."""
-    values = [*pl_module.state_dict().values(), pl_module.train_metrics.sums]
-    is_finite = all(value.isfinite().all() for value in values)
-    return bool(trainer.strategy.reduce(torch.tensor(float(is_finite), device=pl_module.device), reduce_op="min"))
+    """Return whether a validation follows the batch just trained; not known for an interval in minutes."""
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
+        return False
+    number = trainer.fit_loop.batch_idx if every else trainer.fit_loop.total_batch_idx
+    is_due = trainer.val_check_batch is not None and (number + 1) % trainer.val_check_batch == 0
+    return is_due or stops_early(trainer)
 
 
 class RunCheckpoint(EpochCallback, ModelCheckpoint):
-    """One checkpoint in the run folder, looked at after each epoch.
+    """One checkpoint in the run folder, saved at the end of epochs.
 
-    Two of them make `last.ckpt` and `best.ckpt`: with `save_last=True` a single ModelCheckpoint would refresh the
-    last one only in epochs that are also the best so far (Lightning 2.6, `on_train_epoch_end`).
+    Two of them write `last.ckpt` and `best.ckpt`: with `save_last=True` a single ModelCheckpoint would write the last
+    one only in epochs that are also the best so far (Lightning 2.6, `on_train_epoch_end`).
 
     Args:
         recorder: Knows the run folder.
         filename: Name without `.ckpt`.
-        monitor: Metric whose largest value is kept, or None to keep every epoch's, each in place of the one before.
+        monitor: Metric whose largest value is kept, or None to keep the last epoch's.
     """
 
     # ModelCheckpoint's own looks after each batch whether it is to save.
@@ -121,35 +129,24 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Before a first validation there is no best; ModelCheckpoint would warn and keep that epoch.
+        # Before the first validation there is no best; ModelCheckpoint would warn and save that epoch.
         if self.monitor is None or self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        resume = self.recorder.resume
-        if resume is None or resume.folder is None:
-            # A new folder has no best so far.
-            return
-        # Not the paths in the file: the folder may have been moved, and Lightning deletes what they name.
-        score = state_dict.get("best_model_score")
-        own = str(Path(self.dirpath, f"{self.filename}.ckpt")) if state_dict.get("best_model_path") else ""
-        kept = {own: score} if own and score is not None else {}
-        super().load_state_dict(
-            {
-                "dirpath": self.dirpath,
-                "best_model_score": score,
-                "kth_value": score if kept else self.kth_value,
-                "best_k_models": kept,
-                **dict.fromkeys(("best_model_path", "kth_best_model_path"), own),
-            }
-        )
+        # A new folder has no best so far. In a moved folder, Lightning would delete the files at the old paths.
+        if self.recorder.continued and state_dict["best_model_path"]:
+            self.best_model_path = self.kth_best_model_path = str(Path(self.dirpath, f"{self.filename}.ckpt"))
+            self.best_model_score = score = state_dict["best_model_score"]
+            if score is not None:
+                self.kth_value, self.best_k_models = score, {self.best_model_path: score}
 
 
 class RandomState(EpochCallback):
-    """Keeps the random generators in the checkpoint, so that a resumed run draws what it would have drawn.
+    """Keeps the random generators' state in the checkpoint, so that a resumed run draws the same numbers.
 
-    Where there are several processes, each begins every epoch with a seed of its own, drawn from the run's seed, the
-    epoch and its rank, and a checkpoint has the generators of all.
+    With several processes, each starts every epoch with a seed of its own, derived from the run's seed, the epoch and
+    its rank. A checkpoint holds the state of all processes.
     """
 
     def __init__(self) -> None:
@@ -161,13 +158,24 @@ class RandomState(EpochCallback):
         self._rank, self._world_size = trainer.global_rank, trainer.world_size
 
     def state_dict(self) -> dict[str, Any]:
-        # Every process is asked, though the first alone writes.
-        first, *others = _gather(_generators(), self._world_size)
-        return {**first, "other_ranks": others}
+        kind, keys, *rest = np.random.get_state()
+        states = [
+            {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all(),
+                "numpy": [kind, keys.tolist(), *rest],
+                "python": random.getstate(),
+            }
+        ]
+        if self._world_size > 1:
+            # Every process is asked, though only the first writes.
+            (own,), states = states, [{}] * self._world_size
+            torch.distributed.all_gather_object(states, own)
+        return {**states[0], "other_ranks": states[1:]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         states = [state_dict, *state_dict.get("other_ranks", [])]
-        # On more processes than before it goes on from an epoch's end alone, and every process begins with a seed.
+        # With more processes than before the run resumes at an epoch's start, and each has a seed.
         self._restored = states[self._rank] if self._rank < len(states) else None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,54 +188,52 @@ class RandomState(EpochCallback):
         self._restore()
 
     def _restore(self) -> None:
-        # As late as can be: Lightning itself draws numbers while it sets a resumed run up.
+        # Late, because Lightning draws numbers while it sets up a resumed run.
         if self._restored is not None:
             state, self._restored = self._restored, None
             torch.set_rng_state(state["torch"])
             if len(state["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(state["cuda"])
-            np.random.set_state(_numpy_state(state))
-            random.setstate(_python_state(state))
+            kind, keys, *rest = state["numpy"]
+            np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+            version, internal, gauss = state["python"]
+            random.setstate((version, tuple(internal), gauss))
 
 
-def is_random_state(state: Any) -> bool:
-    """Tell whether `state` is what RandomState keeps, on each process; it may come from anyone."""
+def check_training_state(content: dict[str, Any], module: LitMiniVGG, source: str) -> None:
+    """Check that the weights and the optimizer state in a checkpoint's content have the layout of `module`'s.
+
+    torch's fused optimizers do not compare them: another layout would be a crash or wrong weights. `source` names the
+    checkpoint in the message.
+
+    Raises:
+        InputError: If the checkpoint is damaged, or of another model.
+    """
     try:
-        for own in [state, *state.get("other_ranks", [])]:
-            torch.Generator().set_state(own["torch"])
-            if any((generator.dtype, generator.ndim) != (torch.uint8, 1) for generator in own["cuda"]):
-                return False
-            np.random.RandomState().set_state(_numpy_state(own))
-            random.Random().setstate(_python_state(own))
-    except Exception:  # whatever is not as it should be
+        fits = _fits(content, module)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{source}: a damaged checkpoint, or one of another model: its weights or its optimizer's state do not fit "
+            "the options; resume from another, or start from its weights: --model.init_from"
+        )
+
+
+def _fits(content: dict[str, Any], module: LitMiniVGG) -> bool:
+    weights, own = content["state_dict"], module.state_dict()
+    if weights.keys() != own.keys() or any(own[name].shape != value.shape for name, value in weights.items()):
         return False
-    return True
+    if "configure_optimizers" in vars(module):
+        # LightningCLI puts the optimizer of `--optimizer` there, whose state may have any layout.
+        return True
+    optimizer = make_optimizer(module.net, module.hparams)
+    optimizer.load_state_dict(content["optimizer_states"][0])
+    pairs = [(value, parameter) for parameter, state in optimizer.state.items() for value in state.values()]
+    # A count of updates has no dimensions.
+    return all(_layout(value) == _layout(parameter) for value, parameter in pairs if value.ndim)
 
 
-def _numpy_state(state: dict[str, Any]) -> tuple[Any, ...]:
-    kind, keys, *rest = state["numpy"]
-    return (kind, np.array(keys, dtype=np.uint32), *rest)
-
-
-def _python_state(state: dict[str, Any]) -> tuple[Any, ...]:
-    version, internal, gauss = state["python"]
-    return version, tuple(internal), gauss
-
-
-def _generators() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
-        "numpy": [kind, keys.tolist(), *rest],
-        "python": random.getstate(),
-    }
-
-
-def _gather(own: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
-    """Return what each process gave, in the order of their ranks."""
-    if world_size == 1:
-        return [own]
-    states: list[dict[str, Any]] = [{}] * world_size
-    torch.distributed.all_gather_object(states, own)
-    return states
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    # The stride of a dimension of one value is arbitrary.
+    return tensor.shape, [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]

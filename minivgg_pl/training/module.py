@@ -14,9 +14,8 @@ from minivgg_pl.errors import NonFiniteLossError
 from minivgg_pl.evaluation.metrics import class_metrics
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.training.batch_norm import BatchBuffer, average_over_devices, measure_statistics
-from minivgg_pl.training.hyperparameters import check_hyperparameters
-from minivgg_pl.training.metrics import EpochMetrics
-from minivgg_pl.training.optim import make_optimizer, make_schedule
+from minivgg_pl.training.metrics import NUM_SUMS, EpochMetrics
+from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule
 from minivgg_pl.weights.init_from import load_initial_weights
 
 # On a GPU, reading the loss waits for it, and several devices wait for each other: look for NaN this often (batches).
@@ -24,9 +23,15 @@ FINITE_CHECK_INTERVAL = 50
 
 
 def ends_epoch(trainer: Trainer) -> bool:
-    """Tell, after a training batch, whether it was the epoch's last: of the data, or because the trainer stops."""
-    stops = trainer.should_stop and trainer.fit_loop._can_stop_early
-    return trainer.is_last_batch or trainer.global_step == trainer.max_steps or stops
+    """Return whether the batch just trained is the epoch's last: of the data, or because the trainer stops."""
+    return trainer.is_last_batch or trainer.global_step == trainer.max_steps or stops_early(trainer)
+
+
+def stops_early(trainer: Trainer) -> bool:
+    """Return whether the trainer was told to stop, as by EarlyStopping, and has trained its minimum."""
+    if not trainer.should_stop:
+        return False
+    return trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 
 class LitMiniVGG(LightningModule):
@@ -111,7 +116,7 @@ class LitMiniVGG(LightningModule):
         self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_metrics = EpochMetrics()
         self._first_step = 0
-        self.has_initial_weights = False
+        self._has_initial_weights = False
         self._first_images = BatchBuffer(batch_norm_images)
         self.eval_metrics = EpochMetrics()
         self.class_metrics = class_metrics(num_classes)
@@ -122,42 +127,54 @@ class LitMiniVGG(LightningModule):
         return self.net(images)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Inside an epoch: what it has summed up so far, a row `(4,)` for each device.
-        totals = self.train_metrics
-        sums = None if totals.is_empty else self.all_gather(totals.sums).reshape(-1, len(totals.sums))
+        # Inside an epoch: its sums so far, `(devices, 4)`.
+        sums = None if self.train_metrics.is_empty else self.all_gather(self.train_metrics.sums).reshape(-1, NUM_SUMS)
         checkpoint["epoch_so_far"] = {"sums": sums, "first_step": self._first_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.has_initial_weights = True
+        self._has_initial_weights = True
         so_far = checkpoint.get("epoch_so_far", {})
         self._first_step = so_far.get("first_step", 0)
-        if so_far.get("sums") is not None:
-            for own in torch.atleast_2d(so_far["sums"])[self.global_rank : self.global_rank + 1]:
-                self.train_metrics.restore(own)
+        sums = so_far.get("sums")
+        # A run on more devices than before goes on at an epoch's start, without sums.
+        if sums is not None and self.global_rank < len(sums):
+            self.train_metrics.restore(sums[self.global_rank])
 
     def on_fit_start(self) -> None:
-        # After a checkpoint, if any, was restored.
         self.load_initial_weights()
 
     def load_initial_weights(self) -> None:
-        """Load the weights that `init_from` names, if any, unless there are some already: theirs, or a checkpoint's.
+        """Load the weights that `init_from` names, if any, unless they or a checkpoint's are loaded already.
 
         Raises:
             InputError: If they cannot be read, or are of another network.
         """
-        if self.hparams.init_from and not self.has_initial_weights:
+        if self.hparams.init_from and not self._has_initial_weights:
             load_initial_weights(self.net, self.hparams.init_from)
-        self.has_initial_weights = True
+        self._has_initial_weights = True
+
+    def is_finite(self) -> bool:
+        """Return whether every device's weights, and its losses of this epoch so far, are finite."""
+        values = [*self.state_dict().values(), self.train_metrics.sums]
+        is_finite = torch.tensor(float(all(value.isfinite().all() for value in values)), device=self.device)
+        return bool(self.trainer.strategy.reduce(is_finite, reduce_op="min"))
+
+    @property
+    def has_logged_epoch(self) -> bool:
+        """Whether the epoch's training metrics are logged: not yet where a validation ended it after a batch."""
+        return self.train_metrics.is_empty
 
     def on_train_epoch_start(self) -> None:
         self.train_metrics.reset()
         self._first_images.batches.clear()
         self._first_step = self.trainer.global_step
 
+    def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._first_images.keep(batch[0], batch_idx, self.trainer)
+
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean cross-entropy `()`."""
         images, targets = batch
-        self._first_images.keep(images, batch_idx, self)
         logits = self.net(images, self.hparams.dropout_samples)
         targets = targets.repeat(self.hparams.dropout_samples, 1)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
@@ -167,35 +184,30 @@ class LitMiniVGG(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         is_last = ends_epoch(self.trainer)
         if is_last and self.hparams.batch_norm_images:
-            self._measure_batch_norm()
+            with self.trainer.precision_plugin.forward_context():
+                measure_statistics(self.net, self._first_images.batches)
+            average_over_devices(self.net, self.trainer.strategy)
         is_cheap = self.device.type == "cpu" and self.trainer.world_size == 1
         if is_last or is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0:
-            self._check_finite()
+            first_bad = self.train_metrics.first_bad_batch(self.trainer.strategy)
+            if first_bad is not None:
+                step = self._first_step + first_bad // self.trainer.accumulate_grad_batches + 1
+                raise NonFiniteLossError("training", self.current_epoch + 1, step)
         if is_last:
-            # Here, and not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
+            # Not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
             self._log_epoch("train", self.train_metrics)
-
-    def _measure_batch_norm(self) -> None:
-        with self.trainer.precision_plugin.forward_context():
-            measure_statistics(self.net, self._first_images.batches)
-        average_over_devices(self.net, self)
-
-    def _check_finite(self) -> None:
-        first_bad = self.train_metrics.first_bad_batch(self)
-        if first_bad is not None:
-            step = self._first_step + first_bad // self.trainer.accumulate_grad_batches + 1
-            raise NonFiniteLossError("training", self.current_epoch + 1, step)
 
     def on_validation_epoch_start(self) -> None:
         self.eval_metrics.reset()
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Add the batch to the epoch's totals."""
+        """Add the batch to the epoch's metrics."""
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
-        if self.trainer.state.fn == TrainerFn.FITTING and self.eval_metrics.first_bad_batch(self) is not None:
+        is_fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if is_fitting and self.eval_metrics.first_bad_batch(self.trainer.strategy) is not None:
             raise NonFiniteLossError("validation", self.current_epoch + 1, self.trainer.global_step)
         self._log_epoch("val", self.eval_metrics)
 
@@ -204,7 +216,7 @@ class LitMiniVGG(LightningModule):
         self.class_metrics.reset()
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Add the batch to the epoch's totals and to the per-class report."""
+        """Add the batch to the epoch's metrics and to the per-class report."""
         logits, targets = self._evaluate(batch)
         self.class_metrics.update(logits.argmax(dim=1), targets.argmax(dim=1))
 
@@ -219,13 +231,15 @@ class LitMiniVGG(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer and its schedule, which is stepped after every update."""
-        optimizer = make_optimizer(self.net, self.hparams, bool(self._trainer and self._trainer.gradient_clip_val))
-        schedule = make_schedule(optimizer, self.hparams, self._num_updates)
+        optimizer = make_optimizer(self.net, self.hparams, self._clips_gradients())
+        schedule = make_schedule(optimizer, self.hparams, lambda: self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _num_updates(self) -> int:
-        """Return how many updates the whole run makes: what the triangular schedule spans."""
-        return self.trainer.estimated_stepping_batches
+    def _clips_gradients(self) -> bool:
+        try:
+            return bool(self.trainer.gradient_clip_val)
+        except RuntimeError:  # there is no Trainer
+            return False
 
     def _evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         images, targets = batch
@@ -233,11 +247,11 @@ class LitMiniVGG(LightningModule):
         self.eval_metrics.update(functional.cross_entropy(logits, targets), logits, targets)
         return logits, targets
 
-    def _log_epoch(self, stage: str, totals: EpochMetrics) -> None:
-        values = totals.compute_and_reset(self)
-        metrics = {f"{stage}_{name}": value for name, value in values.items()}
-        # The totals are already those of all devices; sync_dist only averages equal values.
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+    def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
+        values = metrics.compute_and_reset(self.trainer.strategy)
+        # The values are already those of all devices; sync_dist only averages equal ones.
+        options = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
+        self.log_dict({f"{stage}_{name}": value for name, value in values.items()}, **options)
 
 
 HYPERPARAMETER_DEFAULTS = {name: p.default for name, p in inspect.signature(LitMiniVGG).parameters.items()}

@@ -19,7 +19,7 @@ from PIL import Image
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.runs.folder import METRIC_COLUMNS
 from minivgg_pl.training import callbacks
-from minivgg_pl.training.epoch_callback import EpochCallback
+from minivgg_pl.training.callbacks import EpochCallback
 from tests.conftest import SYNTHETIC_SIZE, TRAIN, run_train
 
 MEASURED = ("seconds", "images_per_second")
@@ -234,13 +234,13 @@ def test_a_signal_ends_with_the_way_to_go_on(number, code, word, synthetic_optio
     assert (tmp_path / "runs" / "classic-synthetic" / "1" / "curves.png").exists()
 
 
-@pytest.mark.parametrize(("share", "drawn"), [(0, [3]), (math.inf, [1, 2, 3])])
-def test_the_curves_are_drawn_as_often_as_their_share_of_the_time_allows(
-    share, drawn, synthetic_options, train_here, monkeypatch
+@pytest.mark.parametrize(("seconds", "drawn"), [(math.inf, [3]), (0, [1, 2, 3])])
+def test_the_curves_are_drawn_again_after_the_seconds_between_two_drawings(
+    seconds, drawn, synthetic_options, train_here, monkeypatch
 ):
     lengths = []
-    monkeypatch.setattr(callbacks, "DRAWING_SHARE", share)
-    monkeypatch.setattr(callbacks.plots, "draw_curves", lambda rows, *_, **__: lengths.append(len(rows)))
+    monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_DRAWINGS", seconds)
+    monkeypatch.setattr(callbacks, "draw_curves", lambda rows, *_, **__: lengths.append(len(rows)))
     assert train_here(*synthetic_options, "--epochs=3") == 0
     assert lengths == drawn
 
