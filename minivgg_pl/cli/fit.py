@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -20,7 +19,7 @@ from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.environment import describe_environment
 from minivgg_pl.training import callbacks
 from minivgg_pl.training.hardware import keep_freed_memory
-from minivgg_pl.training.signals import end_at_once
+from minivgg_pl.training.signals import end_at_once, end_other_processes
 from minivgg_pl.training.summary import summarize, summary_table
 
 
@@ -150,11 +149,7 @@ def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
     # The first process returns the code. Lightning would kill it if another one failed.
     if not cli.trainer.is_global_zero:
         return 0
-    if isinstance(cli.trainer.strategy.launcher, _SubprocessScriptLauncher):
-        # One that never got as far as to listen.
-        cli.trainer.strategy.launcher.kill(signal.SIGKILL)
-        # Lightning's observer would take their end for a failure, and kill this process too.
-        cli.trainer.strategy.launcher.procs.clear()
+    end_other_processes(cli.trainer)
     return fail(message, code)
 
 

@@ -28,7 +28,6 @@ from minivgg_pl.training import checkpointing as saving
 from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.signals import DistributedSigterm
-from minivgg_pl.training.training_state import check_training_state
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -125,7 +124,8 @@ class MiniVGGCLI(LightningCLI):
         name = config.model.variant + data.run_suffix
         title = f"mini VGG {config.model.variant} on {data.title}"
         runs.check_base(base / name)
-        self.recorder = callbacks.RunRecorder(base, name, title, self.resume)
+        continued, rows = (self.resume.folder, self.resume.history()) if self.resume else (None, [])
+        self.recorder = callbacks.RunRecorder(base / name, title, continued, rows)
         self.save_config_kwargs = {"recorder": self.recorder}
         self.trainer_defaults["callbacks"] = self._callbacks(config, data)
 
@@ -143,17 +143,16 @@ class MiniVGGCLI(LightningCLI):
             raise InputError(f"--trainer: {error}") from error
         finally:
             logger.setLevel(level)
-        checks.check_devices(trainer, self.config.trainer.sync_batchnorm, self.datamodule, self.resume)
+        checks.check_devices(trainer, self.config.trainer, self.datamodule, self.resume)
         checks.check_monitors(trainer)
         if self.resume and self.resume.checkpoint:
-            is_own_run = self.resume.config is not None
-            check_training_state(self.resume.checkpoint, trainer, self.model, is_own_run)
+            saving.check_training_state(self.resume.content, self.model, f"--resume {self.resume.checkpoint}")
         if workspace:
             # The Trainer overwrites what the user had set.
             os.environ[CUBLAS_WORKSPACE] = workspace
-        # Before a run folder is made. A resumed run has weights.
-        self.model.has_initial_weights = self.resume is not None and self.resume.checkpoint is not None
-        self.model.load_initial_weights()
+        if not (self.resume and self.resume.checkpoint):
+            # Before a run folder is made.
+            self.model.load_initial_weights()
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
 
@@ -161,7 +160,8 @@ class MiniVGGCLI(LightningCLI):
         given = self.config_init.trainer.plugins or []
         plugins = list(given) if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(saving.AtomicCheckpointIO())
+            read = {self.resume.checkpoint: self.resume.content} if self.resume and self.resume.checkpoint else {}
+            plugins.append(saving.AtomicCheckpointIO(read))
         return plugins
 
     def recipe(self) -> str | None:

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
-from minivgg_pl.data.loader import LEAST_TO_TRAIN
+from minivgg_pl.data.loader import LEAST_TO_TRAIN, check_position
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
 from minivgg_pl.weights.init_from import normalization_of
@@ -138,10 +137,11 @@ def check_monitors(trainer: Trainer) -> None:
             )
 
 
-def check_devices(
-    trainer: Trainer, sync_batchnorm: bool | None, data: ImageDataModule, resume: ResumePoint | None
-) -> None:
-    """Check that the devices of `trainer` can train on their shares of the data, from where the run is resumed on."""
+def check_devices(trainer: Trainer, options: Any, data: ImageDataModule, resume: ResumePoint | None) -> None:
+    """Check that the devices of `trainer`, built from `options`, can train on their shares of the data.
+
+    A resumed run must be able to go on from where it was.
+    """
     num_devices = trainer.num_devices * trainer.num_nodes
     size = data.global_batch_size(num_devices)
     if size < LEAST_TO_TRAIN * num_devices:
@@ -150,11 +150,11 @@ def check_devices(
             f"needs two to train: give {LEAST_TO_TRAIN * num_devices} or more"
         )
     if resume:
-        resume.check_position(size, num_devices)
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        check_position(resume.data_state.get("position") or {}, size, num_devices)
+    if any(method in str(options.strategy) for method in ("spawn", "fork", "notebook")):
         # Its processes train copies of the module, and nothing of them comes back to test and to sum up.
         raise InputError("--trainer.strategy: a strategy that spawns or forks cannot be tested afterwards; give ddp")
     if trainer.num_nodes > 1:
         rank_zero_info(f"Waiting for the processes of {trainer.num_nodes} machines: start the same command on each")
-    if sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+    if options.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
         raise InputError("--trainer.sync_batchnorm true: torch has it on GPUs alone; leave it out on the CPU")
