@@ -106,9 +106,6 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: Muon's Nesterov momentum in [0, 1).
         adamw_lr: AdamW's learning rate.
         weight_decay: AdamW's weight decay; kernels have none.
-
-    Raises:
-        ValueError: If a kernel has fewer than two dimensions.
     """
 
     def __init__(
@@ -120,12 +117,8 @@ class MuonAdamW(torch.optim.Optimizer):
         adamw_lr: float = 0.002,
         weight_decay: float = 0.0,
     ) -> None:
-        kernels = list(kernels)
-        for kernel in kernels:
-            if kernel.ndim < 2:
-                raise ValueError(f"a kernel has shape {tuple(kernel.shape)}: Muon needs two or more dimensions")
         adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=weight_decay, foreach=True)
-        muon_group = {"params": kernels, "lr": lr, "momentum": momentum}
+        muon_group = {"params": list(kernels), "lr": lr, "momentum": momentum}
         super().__init__([muon_group, *adamw.param_groups], {})
         self._share_with_adamw()
 
@@ -135,7 +128,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._adamw.state = self.state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # What load_state_dict, copy and pickle end with.
+        # load_state_dict ends with it.
         super().__setstate__(state)
         self._share_with_adamw()
 
