@@ -1,4 +1,4 @@
-"""The run folder: where it lies, what its files are called, how its metrics are kept and a run is found again."""
+"""The run folder: its place, its files and its metrics."""
 
 import csv
 import json
@@ -23,25 +23,26 @@ INTEGER_COLUMNS = ("epoch", "step")
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 SUMMARY = "summary.json"
 METRICS = "metrics.csv"
-
 DEFAULT_OPTION = "--trainer.default_root_dir"
 
 Row = dict[str, float]
 
 
 def check_base(base: Path, option: str = DEFAULT_OPTION) -> None:
-    """Check, writing nothing, that run folders can be made in `base`.
+    """Check that run folders can be made in `base`; write nothing.
 
     Args:
         base: Folder to make them in.
-        option: What names another one, for the message.
+        option: The option that names another folder, for the message.
 
     Raises:
-        InputError: If `base`, or the nearest folder above it that exists, is a file or cannot be written.
+        InputError: If `base`, or the nearest folder above it that exists, is a file or is not writable.
     """
     nearest = next(path for path in (base.absolute(), *base.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(_unusable(base, f"{nearest} is no folder that can be written", option))
+        raise InputError(
+            f"run folders cannot be made in {base}: {nearest} is no writable folder; give another: {option}"
+        )
 
 
 def claim_run_folder(base: Path) -> Path:
@@ -52,22 +53,21 @@ def claim_run_folder(base: Path) -> Path:
     """
     try:
         base.mkdir(parents=True, exist_ok=True)
-        number = max((int(p.name) for p in base.iterdir() if p.name.isdecimal()), default=0)
         while True:
-            number += 1
+            number = 1 + max((int(path.name) for path in base.iterdir() if path.name.isdecimal()), default=0)
             with suppress(FileExistsError):
                 (base / str(number)).mkdir()
                 return base / str(number)
     except OSError as error:
-        raise InputError(_unusable(base, error.strerror)) from error
-
-
-def _unusable(base: Path, reason: str, option: str = DEFAULT_OPTION) -> str:
-    return f"run folders cannot be made in {base}: {reason}; name another folder with {option}"
+        message = f"run folders cannot be made in {base}: {error.strerror}; give another: {DEFAULT_OPTION}"
+        raise InputError(message) from error
 
 
 def lock_run(folder: Path) -> int | None:
-    """Keep other processes from training in `folder` until this one ends; return the lock, or None where there is none.
+    """Keep other processes from training in `folder` until this one ends.
+
+    Returns:
+        The lock, to be closed with `os.close`, or None where the system or the file system has no locks.
 
     Raises:
         InputError: If another process trains there.
@@ -77,18 +77,17 @@ def lock_run(folder: Path) -> int | None:
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
         os.close(lock)
-        raise InputError(f"{folder}: another process is training in this run folder; wait for it, or end it") from error
-    except OSError:
-        # A file system without locks.
-        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            message = f"{folder}: another process is training in this run folder; wait for it, or end it"
+            raise InputError(message) from error
         return None
     return lock
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what kills have left of files that were being written in a run folder."""
+    """Remove the unfinished files that kills have left in a run folder."""
     for part in folder.rglob(f".*{PART_SUFFIX}"):
         with suppress(OSError):
             part.unlink()
@@ -96,36 +95,37 @@ def remove_parts(folder: Path) -> None:
 
 def write_metrics(path: Path, rows: list[Row]) -> None:
     """Write `metrics.csv`: a header and one row an epoch, in the order of METRIC_COLUMNS; a missing value is nan."""
-    lines = [",".join(METRIC_COLUMNS)]
-    lines += [",".join(_cell(column, row.get(column, math.nan)) for column in METRIC_COLUMNS) for row in rows]
-    write_atomically(path, "\n".join(lines) + "\n")
+
+    def cell(column: str, value: float) -> str:
+        return str(int(value)) if column in INTEGER_COLUMNS else f"{value:.6g}"
+
+    lines = [",".join(cell(column, row.get(column, math.nan)) for column in METRIC_COLUMNS) for row in rows]
+    write_atomically(path, "\n".join([",".join(METRIC_COLUMNS), *lines]) + "\n")
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Read what `write_metrics` wrote; no file is no rows.
+    """Read what `write_metrics` wrote; return no rows if there is no file.
 
     Raises:
-        InputError: If the file is not what `write_metrics` writes.
+        InputError: If the file is damaged, or another's.
     """
-    if not path.exists():
-        return []
+    kinds = {column: int if column in INTEGER_COLUMNS else float for column in METRIC_COLUMNS}
     try:
         with path.open(newline="") as file:
-            # Cells too many would come in the place of the epoch, where a list is refused.
+            # Cells too many come in the epoch's place, where a list is refused.
             reader = csv.DictReader(file, restkey="epoch")
-            return [{column: _number(column, row[column]) for column in METRIC_COLUMNS} for row in reader]
+            return [{column: kind(row[column]) for column, kind in kinds.items()} for row in reader]
+    except FileNotFoundError:
+        return []
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is damaged, or not a run's: repair it, or move it away to go on without") from error
 
 
 def history(run: str | Path) -> dict[str, list[float]]:
-    """Return the columns of a run's metrics.csv as lists, one entry an epoch: what Keras' `History.history` is.
-
-    Args:
-        run: The run folder.
+    """Return the columns of the metrics.csv in the folder `run`, one entry an epoch, like Keras' `History.history`.
 
     Raises:
-        InputError: If there is no metrics.csv in it, or a damaged one.
+        InputError: If there is no metrics.csv, or a damaged one.
     """
     path = Path(run) / METRICS
     if not path.is_file():
@@ -134,21 +134,13 @@ def history(run: str | Path) -> dict[str, list[float]]:
     return {column: [row[column] for row in rows] for column in METRIC_COLUMNS}
 
 
-def _number(column: str, text: str) -> float:
-    return int(text) if column in INTEGER_COLUMNS else float(text)
-
-
-def _cell(column: str, value: float) -> str:
-    return str(int(value)) if column in INTEGER_COLUMNS else f"{value:.6g}"
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON, whole or not at all."""
+    """Write indented JSON atomically."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Return what the run's summary.json holds, or None where the run was not tested or the file is damaged."""
+    """Return the content of the run's summary.json, or None if the run was not tested or the file is damaged."""
     try:
         summary = json.loads((folder / SUMMARY).read_text())
     except (OSError, ValueError, RecursionError):
@@ -157,24 +149,21 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def tested_epochs(folder: Path) -> int | None:
-    """Return after how many epochs the run was tested, or None if it was not."""
-    summary = read_summary(folder)
-    return summary.get("epochs") if summary else None
+    """Return the number of epochs after which the run was tested, or None if it was not."""
+    return (read_summary(folder) or {}).get("epochs")
 
 
 def newest_config(folder: Path) -> Path | None:
-    """Return `config.resume-<k>.yaml` with the largest k, or `config.yaml`, or None where there is neither."""
-    resumed = sorted(folder.glob("config.resume-*.yaml"), key=_resume_number)
+    """Return `config.resume-<k>.yaml` with the largest k, else `config.yaml`, else None."""
     original = folder / "config.yaml"
-    return resumed[-1] if resumed else original if original.exists() else None
+    resumed = folder.glob("config.resume-*.yaml")
+    return max(resumed, key=_resume_number, default=original if original.exists() else None)
 
 
 def next_config(folder: Path) -> Path:
-    """Return where this start of the run keeps its config; an existing file is never the answer."""
+    """Return the path of this start's config; there is no such file yet."""
     newest = newest_config(folder)
-    if newest is None:
-        return folder / "config.yaml"
-    return folder / f"config.resume-{_resume_number(newest) + 1}.yaml"
+    return folder / (f"config.resume-{_resume_number(newest) + 1}.yaml" if newest else "config.yaml")
 
 
 def _resume_number(config: Path) -> int:

@@ -81,5 +81,5 @@ def test_configs_of_resumed_starts_are_numbered_and_the_newest_counts(tmp_path):
 
 def test_history_ends_with_the_checkpoint(tmp_path):
     runs.write_metrics(tmp_path / "metrics.csv", [{**ROW, "epoch": n} for n in (1, 2, 3)])
-    point = ResumePoint(tmp_path / "x.ckpt", 2, {}, None, tmp_path, tmp_path, {})
+    point = ResumePoint(tmp_path / "x.ckpt", 2, {}, tmp_path / "config.yaml", tmp_path, {})
     assert [row["epoch"] for row in point.history()] == [1, 2]
