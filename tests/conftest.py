@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -117,6 +118,12 @@ def finished_run(tmp_path_factory, synthetic_options):
     folder = tmp_path_factory.mktemp("finished")
     process = run_train(*synthetic_options, "--epochs=4", cwd=folder)
     return folder / "runs" / "classic-synthetic" / "1", process
+
+
+@pytest.fixture
+def copied_run(finished_run, tmp_path):
+    """A copy of the finished run's folder, in the place of the first run of `tmp_path`."""
+    return shutil.copytree(finished_run[0], tmp_path / "runs" / "classic-synthetic" / "1")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -187,10 +187,8 @@ def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_p
     assert "--epochs" in printed
 
 
-def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finished_run, tmp_path, train_here, capfd):
-    source, _ = finished_run
-    run = tmp_path / "moved"
-    shutil.copytree(source, run)
+def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finished_run, copied_run, train_here, capfd):
+    source, run = finished_run[0], copied_run
     # No epoch to come can be better.
     content = checkpoint(run)
     for name, state in content["callbacks"].items():
@@ -202,6 +200,7 @@ def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finis
     # As if the run had been extended to 5 epochs before, and killed in its test.
     assert train_here("--resume", run, "--epochs=5") == 0
     assert (run / "checkpoints" / "best.ckpt").read_bytes() == best
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert json.loads((run / "summary.json").read_text())["epochs"] == 5
     shutil.copy(source / "summary.json", run)
     assert train_here("--resume", run) == 0
@@ -235,13 +234,18 @@ def test_a_signal_ends_with_the_way_to_go_on(number, code, word, synthetic_optio
 
 
 @pytest.mark.parametrize(("seconds", "drawn"), [(math.inf, [3]), (0, [1, 2, 3])])
-def test_the_curves_are_drawn_again_after_the_seconds_between_two_drawings(
-    seconds, drawn, synthetic_options, train_here, monkeypatch
-):
+def test_the_curves_are_drawn_again_after_the_seconds_between_two_drawings(seconds, drawn, tmp_path, monkeypatch):
     lengths = []
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_DRAWINGS", seconds)
     monkeypatch.setattr(callbacks, "draw_curves", lambda rows, *_, **__: lengths.append(len(rows)))
-    assert train_here(*synthetic_options, "--epochs=3") == 0
+    recorder = callbacks.RunRecorder(tmp_path, "title")
+    recorder.folder = tmp_path
+    plot, trainer, module = callbacks.CurvePlot(recorder, "classic", None, "test"), Trainer(logger=False), LitMiniVGG()
+    plot.on_train_start(trainer, module)
+    for epoch in (1, 2, 3):
+        recorder.rows.append({"epoch": epoch})
+        plot.on_train_epoch_end(trainer, module)
+    plot.on_fit_end(trainer, module)
     assert lengths == drawn
 
 

@@ -1,4 +1,4 @@
-"""What a run keeps to go on from: checkpoints inside epochs, whole files, one process in a folder."""
+"""Checkpoints: inside epochs, whole files, read once, and the state to go on from; one process in a folder."""
 
 import os
 import shutil
@@ -8,16 +8,18 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
+from minivgg_pl import CIFAR10DataModule, LitMiniVGG
+from minivgg_pl.cli.command import main
 from minivgg_pl.cli.evaluate import _table
-from minivgg_pl.cli.resume import find_resume_point
 from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation.metrics import evaluate_probabilities
 from minivgg_pl.runs.folder import lock_run, remove_parts
-from minivgg_pl.training import checkpointing as saving
-from minivgg_pl.training.callbacks import RunRecorder
+from minivgg_pl.training.checkpointing import AtomicCheckpointIO, check_training_state
 from minivgg_pl.weights.export import model_card
 from minivgg_pl.weights.load import load_trained
 from tests.cli.test_train import assert_same_tensors, checkpoint, metrics, without_times
+
+KEEP = f"--trainer.callbacks={__name__}.Keep"
 
 
 class Keep(Callback):
@@ -43,8 +45,7 @@ def test_a_checkpoint_resumes_at_the_next_batch_bit_for_bit(
     recipe, more, steps, synthetic_options, train_here, tmp_path, capfd
 ):
     options = [*synthetic_options, f"--recipe={recipe}", "--epochs=2", "--data.batch_size=24", *more]
-    keep = "--trainer.callbacks=tests.training.test_checkpointing.Keep"
-    assert train_here(*options, "--checkpoint-every-n-steps=4", keep) == 0
+    assert train_here(*options, "--checkpoint-every-n-steps=4", KEEP) == 0
     run = tmp_path / "runs" / "classic-synthetic" / "1"
     whole, rows = checkpoint(run), metrics(run)
     for step in steps:
@@ -67,12 +68,8 @@ class KeepFirst(Callback):
 
 def test_no_checkpoint_is_saved_while_a_gradient_is_accumulated(synthetic_options, train_here, tmp_path, capfd):
     options = [*synthetic_options, "--epochs=2", "--data.batch_size=48", "--trainer.accumulate_grad_batches=2"]
-    assert (
-        train_here(
-            *options, "--checkpoint_every_n_steps=1", "--trainer.callbacks=tests.training.test_checkpointing.KeepFirst"
-        )
-        == 0
-    )
+    options += ["--checkpoint_every_n_steps=1", f"--trainer.callbacks={__name__}.KeepFirst"]
+    assert train_here(*options) == 0
     kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)
     epoch = kept["loops"]["fit_loop"]["epoch_progress"]["current"]
     assert (kept["global_step"], epoch["started"], epoch["processed"]) == (3, 1, 1)
@@ -87,38 +84,52 @@ def test_weights_that_are_not_finite_do_not_replace_the_last_good_ones(synthetic
         assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_a_trained_run_without_checkpoints_is_not_begun_again(finished_run, train_here, tmp_path, capfd):
-    run = tmp_path / "run"
-    shutil.copytree(finished_run[0], run)
-    shutil.rmtree(run / "checkpoints")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert train_here("--resume", run) == 2
+def test_a_resumed_run_reads_its_checkpoint_once(copied_run, train_here, monkeypatch, capfd):
+    read = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: read.append(path) or load(path, **options))
+    assert train_here("--resume", copied_run, "--epochs=5") == 0
+    assert read == [copied_run / "checkpoints" / "last.ckpt"]
+
+
+def test_a_content_that_was_read_is_handed_out_once(tmp_path):
+    path = tmp_path / "last.ckpt"
+    files = AtomicCheckpointIO({path: {"a": 1}})
+    files.save_checkpoint({"a": 2}, path)
+    assert [files.load_checkpoint(path) for _ in range(2)] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_trained_run_without_checkpoints_is_not_begun_again(copied_run, train_here, tmp_path, capfd):
+    shutil.rmtree(copied_run / "checkpoints")
+    before = {path: path.read_bytes() for path in copied_run.rglob("*") if path.is_file()}
+    assert train_here("--resume", copied_run) == 2
     assert "it was trained, and has no checkpoints/last.ckpt to go on from" in capfd.readouterr().err
-    (run / "summary.json").rename(tmp_path / "summary.json")
-    assert train_here("--resume", run) == 2
-    (tmp_path / "summary.json").rename(run / "summary.json")
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (copied_run / "summary.json").rename(tmp_path / "summary.json")
+    assert train_here("--resume", copied_run) == 2
+    (tmp_path / "summary.json").rename(copied_run / "summary.json")
+    assert {path: path.read_bytes() for path in copied_run.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_that_another_process_has_just_gone_on_with_is_left_alone(finished_run, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished_run[0], run)
-    resume = find_resume_point(run)
-    os.utime(run / "checkpoints" / "last.ckpt")
-    with pytest.raises(InputError, match="another process has just trained on there"):
-        resume.check_still_there()
+@pytest.fixture(scope="module")
+def stopped_run(synthetic_options, tmp_path_factory):
+    """The folder of a finished run, and a checkpoint from inside its epoch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        options = [*synthetic_options, "--epochs=1", "--data.batch_size=24", "--checkpoint_every_n_steps=4"]
+        assert main([*options, KEEP]) == 0
+    return folder / "runs" / "classic-synthetic" / "1", folder / "4.ckpt"
 
 
-def test_weights_from_inside_an_epoch_say_so(synthetic_options, train_here, tmp_path):
-    options = [*synthetic_options, "--epochs=1", "--data.batch_size=24", "--checkpoint_every_n_steps=4"]
-    assert train_here(*options, "--trainer.callbacks=tests.training.test_checkpointing.Keep") == 0
+def test_weights_from_inside_an_epoch_say_so(stopped_run, tmp_path):
+    run, inside = stopped_run
     place = "saved inside epoch 1, after 4 of its batches"
-    trained = load_trained("4.ckpt")
+    trained = load_trained(inside)
     assert trained.metadata["unfinished"] == place
     assert f"| training not finished | {place} |" in model_card(trained)
     lines = _table(evaluated(trained.metadata), tmp_path).splitlines()
     assert lines[1] == f"training         {place}: not finished"
-    finished = load_trained("runs/classic-synthetic/1")
+    finished = load_trained(run)
     assert "unfinished" not in finished.metadata
     assert "training not finished" not in model_card(finished)
 
@@ -128,42 +139,38 @@ def evaluated(metadata):
     return {"weights": "4.ckpt", "weights_facts": metadata, "variant": "classic", "title": "drawn images"} | numbers
 
 
-def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(synthetic_options, train_here, tmp_path, capfd):
-    options = [*synthetic_options, "--epochs=1", "--data.batch_size=24", "--checkpoint_every_n_steps=4"]
-    assert train_here(*options, "--trainer.callbacks=tests.training.test_checkpointing.Keep") == 0
-    run = tmp_path / "runs" / "classic-synthetic" / "1"
-    shutil.copy(tmp_path / "4.ckpt", run / "checkpoints" / "last.ckpt")
+def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(stopped_run, train_here, tmp_path, capfd):
+    run = shutil.copytree(stopped_run[0], tmp_path / "run")
+    shutil.copy(stopped_run[1], run / "checkpoints" / "last.ckpt")
     before = sorted(run.rglob("*"))
     assert train_here("--resume", run, "--data.batch_size=48") == 2
     assert sorted(run.rglob("*")) == before
     assert "inside an epoch, 24 images a batch, devices: 1; until its end" in capfd.readouterr().err
 
 
-def test_a_run_without_a_checkpoint_begins_again_in_its_folder(finished_run, train_here, tmp_path):
+def test_a_run_without_a_checkpoint_begins_again_in_its_folder(finished_run, copied_run, train_here):
     source, _ = finished_run
-    run = tmp_path / "runs" / "classic-synthetic" / "1"
-    shutil.copytree(source, run)
-    shutil.rmtree(run / "checkpoints")
-    (run / "summary.json").unlink()
+    shutil.rmtree(copied_run / "checkpoints")
+    (copied_run / "summary.json").unlink()
     # A row is written before its checkpoint.
-    header, first, *_ = (run / "metrics.csv").read_text().splitlines(keepends=True)
-    (run / "metrics.csv").write_text(header + first)
-    assert train_here("--resume", run) == 0
-    assert without_times(metrics(run)) == without_times(metrics(source))
-    assert_same_tensors(checkpoint(run)["state_dict"], checkpoint(source)["state_dict"])
-    assert os.listdir(run.parent) == ["1"]
+    header, first, *_ = (copied_run / "metrics.csv").read_text().splitlines(keepends=True)
+    (copied_run / "metrics.csv").write_text(header + first)
+    assert train_here("--resume", copied_run) == 0
+    assert without_times(metrics(copied_run)) == without_times(metrics(source))
+    assert_same_tensors(checkpoint(copied_run)["state_dict"], checkpoint(source)["state_dict"])
+    assert os.listdir(copied_run.parent) == ["1"]
+    # The run is over, and its folder unlocked.
+    os.close(lock_run(copied_run))
 
 
-def test_one_process_at_a_time_trains_in_a_folder(finished_run, train_here, tmp_path, capfd):
-    run = tmp_path / "run"
-    shutil.copytree(finished_run[0], run)
-    lock = lock_run(run)
-    before = sorted(run.rglob("*"))
-    assert train_here("--resume", run, "--epochs=5") == 2
+def test_one_process_at_a_time_trains_in_a_folder(copied_run, train_here, capfd):
+    lock = lock_run(copied_run)
+    before = sorted(copied_run.rglob("*"))
+    assert train_here("--resume", copied_run, "--epochs=5") == 2
     assert "another process is training in this run folder" in capfd.readouterr().err
-    assert sorted(run.rglob("*")) == before
+    assert sorted(copied_run.rglob("*")) == before
     os.close(lock)
-    os.close(lock_run(run))
+    os.close(lock_run(copied_run))
 
 
 def test_what_kills_left_half_written_is_removed(tmp_path):
@@ -176,7 +183,7 @@ def test_what_kills_left_half_written_is_removed(tmp_path):
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_names_its_path(tmp_path, monkeypatch):
     path = tmp_path / "checkpoints" / "last.ckpt"
-    writer = saving.AtomicCheckpointIO()
+    writer = AtomicCheckpointIO()
     writer.save_checkpoint({"a": torch.ones(2)}, path)
     before = path.read_bytes()
 
@@ -190,9 +197,17 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_names_its_pa
     assert os.listdir(path.parent) == ["last.ckpt"]
 
 
-def test_the_loader_is_one_that_lightning_can_resume(synthetic_root):
-    from minivgg_pl import CIFAR10DataModule
+def test_only_a_checkpoint_file_is_ever_removed(tmp_path):
+    folder, other, own = tmp_path / "folder.ckpt", tmp_path / "other.txt", tmp_path / "own.ckpt"
+    folder.mkdir()
+    other.write_text("kept")
+    own.write_bytes(b"")
+    for path in (folder, other, own, f"local://{folder}"):
+        AtomicCheckpointIO().remove_checkpoint(path)
+    assert (folder.exists(), other.exists(), own.exists()) == (True, True, False)
 
+
+def test_the_loader_is_one_that_lightning_can_resume(synthetic_root):
     data = CIFAR10DataModule(synthetic_root, dataset="synthetic", synthetic_size=200, batch_size=64)
     data.setup("fit")
     loader = data.train_dataloader()
@@ -207,16 +222,104 @@ def test_the_loader_is_one_that_lightning_can_resume(synthetic_root):
     assert len([images for images, _ in again]) == 4
 
 
-def test_a_folder_is_unlocked_when_the_run_is_over(tmp_path):
-    recorder = RunRecorder(tmp_path, "classic", "title")
-    recorder._lock = lock_run(tmp_path)
-    recorder.unlock()
-    os.close(lock_run(tmp_path))
-
-
 def test_a_run_that_stopped_inside_an_epoch_and_counted_it_is_not_taken_for_whole(
     synthetic_options, train_here, tmp_path, capfd
 ):
     assert train_here(*synthetic_options, "--epochs=2", "--data.batch_size=24", "--trainer.max_steps=4") == 0
     assert train_here("--resume=runs/classic-synthetic/1", "--trainer.max_steps=-1") == 2
     assert "the run stopped inside epoch 1" in capfd.readouterr().err
+
+
+def trained(**options):
+    """Return a module after one update, and what a checkpoint of it holds of the weights and the optimizer."""
+    module = LitMiniVGG(dense_units=4, **options)
+    optimizer = module.configure_optimizers()["optimizer"]
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return module, {"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+
+
+def state(content):
+    return content["optimizer_states"][0]["state"]
+
+
+KERNEL = "net.block1.conv1.weight"
+DAMAGES = {
+    "no optimizer": lambda c: c.update(optimizer_states=[]),
+    "an empty optimizer": lambda c: c.update(optimizer_states=[{}]),
+    "fewer parameters": lambda c: c["optimizer_states"][0]["param_groups"][0].update(params=[0, 1]),
+    "momentum of another shape": lambda c: state(c)[0].update(momentum_buffer=torch.zeros(2)),
+    "momentum of one value": lambda c: state(c)[0].update(momentum_buffer=torch.zeros(1).expand(32, 3, 3, 3)),
+    "another order in memory": lambda c: state(c)[4].update(momentum_buffer=torch.zeros(32, 32, 3, 3)),
+    "momentum that is no tensor": lambda c: state(c)[0].update(momentum_buffer="x"),
+    "a kernel is gone": lambda c: c["state_dict"].pop(KERNEL),
+    "a kernel of another shape": lambda c: c["state_dict"].update({KERNEL: torch.zeros(2)}),
+    "one kernel more": lambda c: c["state_dict"].update({"net.other": torch.zeros(2)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_weights_and_optimizer_state_of_another_layout_are_refused(damage):
+    module, content = trained()
+    check_training_state(content, module, "--resume x")
+    damage(content)
+    with pytest.raises(InputError, match="--resume x: a damaged checkpoint, or one of another model"):
+        check_training_state(content, module, "--resume x")
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "muon"}, {"momentum": 0.0, "nesterov": False}, {"in_channels": 1}])
+def test_every_optimizers_own_state_is_taken(options):
+    module, content = trained(**options)
+    check_training_state(content, module, "--resume x")
+
+
+def test_a_refused_checkpoint_leaves_the_run_as_it_was(copied_run, train_here, capfd):
+    content = checkpoint(copied_run)
+    content["optimizer_states"] = [{}]
+    torch.save(content, copied_run / "checkpoints" / "last.ckpt")
+    before = sorted(path.name for path in copied_run.rglob("*"))
+    assert train_here("--resume", copied_run, "--epochs=5") == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: --resume {copied_run / 'checkpoints' / 'last.ckpt'}: a damaged checkpoint")
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in copied_run.rglob("*")) == before
+
+
+def test_a_run_with_another_optimizer_resumes(synthetic_options, train_here, tmp_path, capfd):
+    own = ["--optimizer=AdamW", "--optimizer.lr=0.001", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=1"]
+    assert train_here(*synthetic_options, *own, "--epochs=1") == 0
+    run = tmp_path / "runs" / "classic-synthetic" / "1"
+    assert train_here("--resume", run, "--epochs=2") == 0
+    assert [float(row["lr"]) for row in metrics(run)] == pytest.approx([1e-4, 1e-5])
+
+
+@pytest.mark.parametrize("is_in_run_folder", [True, False])
+def test_no_path_in_a_checkpoint_is_ever_deleted(is_in_run_folder, copied_run, train_here, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept.txt").write_text("kept")
+    content = checkpoint(copied_run)
+    states = [state for name, state in content["callbacks"].items() if name.startswith("RunCheckpoint{")]
+    assert len(states) == 2
+    for kept in states:
+        kept["best_model_path"] = kept["kth_best_model_path"] = kept["last_model_path"] = f"local://{victim}"
+        kept["best_k_models"] = {f"local://{victim}": torch.tensor(0.0)}
+    place = copied_run / "checkpoints" / "last.ckpt" if is_in_run_folder else tmp_path / "evil.ckpt"
+    torch.save(content, place)
+    assert train_here("--resume", copied_run if is_in_run_folder else place, "--epochs=5") == 0
+    assert (victim / "kept.txt").read_text() == "kept"
+    assert (copied_run / "config.yaml").exists()
+
+
+def test_a_checkpoint_does_not_choose_what_is_imported(finished_run, train_here, tmp_path, monkeypatch, capfd):
+    (tmp_path / "poison.py").write_text("open('imported', 'w')\nfrom minivgg_pl import CIFAR10DataModule as Data\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    content = checkpoint(finished_run[0])
+    content["CIFAR10DataModule"]["class_path"] = "poison.Data"
+    torch.save(content, tmp_path / "damaged.ckpt")
+    assert train_here("--resume", tmp_path / "damaged.ckpt", "--epochs=5", "--gpus=0") == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "trained on data of poison.Data, which is imported only if typed" in error
+    assert not (tmp_path / "imported").exists()
