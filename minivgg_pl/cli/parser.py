@@ -15,11 +15,15 @@ from minivgg_pl.cli.command import EXIT_BAD_INPUT, fail
 from minivgg_pl.cli.config import read_config
 from minivgg_pl.cli.options import HELP
 from minivgg_pl.data.base import ImageDataModule
+from minivgg_pl.data.cifar10 import CIFAR10DataModule
+from minivgg_pl.data.image_folder import ImageFolderDataModule
+from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
 from minivgg_pl.runs.folder import newest_config
 
 # The class first, then its options. Set as a default instead, its values would stay where another class is given.
 DEFAULT_DATA = "--data=minivgg_pl.CIFAR10DataModule"
-CLASSES = {"data": "minivgg_pl.CIFAR10DataModule, ImageFolderDataModule or TorchvisionDataModule, or a subclass of one"}
+# Imported, so that `--data` finds them by their names alone.
+DATA_MODULES = (CIFAR10DataModule, ImageFolderDataModule, TorchvisionDataModule)
 # What messages call Python's types.
 TYPES = {
     "int": "a whole number",
@@ -75,7 +79,9 @@ def _shortened(message: str) -> str:
     if not key or not value:
         return message
     if "import path" in message.lower() and not found:
-        return f"--{key[1]} {value[1]}: no such class; give {CLASSES.get(key[1], 'the import path of one')}"
+        names = ", ".join(module.__name__ for module in DATA_MODULES)
+        expected = f"{names}, or a subclass of one" if key[1] == "data" else "the import path of one"
+        return f"--{key[1]} {value[1]}: no such class; give {expected}"
     types = re.findall(
         r"(?:Expected an? <class '|Not of type |Expected an? typing\.Literal\[)(.+?)(?:'>|:|\])", message
     )

@@ -19,9 +19,9 @@ OPTIONS = {
     "--data.batch_size many": "--data.batch_size many: give a whole number",
     "--data.dataset mnist": "data.dataset",
     "--data.batchsize 3": "batchsize' is not ",  # jsonargparse 4.39 says "expected", newer ones "accepted"
-    "--data nope": "--data nope: no such class; give minivgg_pl.CIFAR10DataModule",
+    "--data nope": "--data nope: no such class; give CIFAR10DataModule",
     "--data minivgg_pl.nope": "--data minivgg_pl.nope: module 'minivgg_pl' has no attribute 'nope'",
-    "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give minivgg_pl.CIFAR10DataModule",
+    "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give CIFAR10DataModule",
     "--no_such_option 1": "no_such_option 1 (see --help)",
     "--lr 0.1": "(did you mean --model.lr? see --help)",
     "--batch-size=32": "--batch-size=32 (did you mean --data.batch_size?",

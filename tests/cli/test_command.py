@@ -9,7 +9,7 @@ import pytest
 from minivgg_pl.cli.options import expand_short_names, help_text
 from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.errors import InputError
-from tests.cli.test_recipes import parse
+from tests.cli.test_recipes import ParserOnly, parse
 from tests.conftest import TRAIN
 
 
@@ -66,6 +66,12 @@ def test_a_recipe_comes_first_wherever_it_was_typed_and_resume_is_taken_out():
     assert expanded == [*recipe_arguments("modern"), "--model.lr", "0.1", "--config", "mine.yaml"]
     expanded, resume = expand_short_names(["--resume", "runs/classic/1", "--epochs=4"])
     assert (expanded, resume) == (["--trainer.max_epochs=4"], "runs/classic/1")
+
+
+def test_a_data_module_is_found_by_its_name_and_has_its_own_defaults():
+    data = ParserOnly(["--data.root=x", "--data=ImageFolderDataModule"]).config.data
+    assert data.class_path == "minivgg_pl.ImageFolderDataModule"
+    assert (data.init_args.root, data.init_args.val_size) == ("x", None)
 
 
 @pytest.mark.parametrize(
