@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from minivgg_pl.data.base import ImageDataModule
-    from minivgg_pl.data.dataset import ImageDataset
+    from minivgg_pl.data.loader import ImageDataset
     from minivgg_pl.weights.load import TrainedNetwork
 
 NUM_MISTAKES = 32
@@ -135,8 +135,8 @@ def _images_to_test(data: "ImageDataModule", trained: "TrainedNetwork") -> "Imag
                     f"{data.title} have changed since {trained.source} was trained on them, so that which of them it "
                     "has seen is not known: give other images, in a folder of another name"
                 )
-            return data.all_images()
-        data.val_size, data.split_seed = split["val_size"], split["split_seed"]
+            return data.load("train")
+        data.adopt_split(split)
     data.setup("test")
     return data.test_set
 

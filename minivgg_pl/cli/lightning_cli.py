@@ -18,7 +18,8 @@ from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import dotted_options, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
-from minivgg_pl.data.base import ImageDataModule, class_path_of
+from minivgg_pl.data.base import ImageDataModule
+from minivgg_pl.data.class_path import class_path_of
 from minivgg_pl.errors import InputError, check_seed
 from minivgg_pl.files import typed_path
 from minivgg_pl.models.architectures import ARCHITECTURES

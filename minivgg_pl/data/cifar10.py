@@ -9,8 +9,8 @@ from torchvision.datasets import CIFAR10
 from minivgg_pl.data import synthetic
 from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
-from minivgg_pl.data.dataset import ImageDataset
 from minivgg_pl.data.download import prepare_cifar10
+from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.data.synthetic import SyntheticCIFAR10, check_train_size, prepare_synthetic
 from minivgg_pl.errors import InputError
 
@@ -79,17 +79,9 @@ class CIFAR10DataModule(ImageDataModule):
             shift=shift,
         )
         self.save_hyperparameters()
-
-    @property
-    def run_suffix(self) -> str:
-        """What the folder of its runs is called after the variant's name."""
-        return "" if self.dataset == "cifar10" else f"-{self.dataset}"
-
-    @property
-    def integrity(self) -> str:
-        """How the files were checked, for summary.json."""
+        self.run_suffix = "" if is_real else self.run_suffix
         # The drawn images have a manifest with their sums.
-        return "official, verified" if self.dataset == "cifar10" else "own manifest's, verified"
+        self.integrity = "official, verified" if is_real else "own manifest's, verified"
 
     def prepare_files(self) -> None:
         """Find, unpack or download the official files, or draw the synthetic ones."""
@@ -98,7 +90,8 @@ class CIFAR10DataModule(ImageDataModule):
         else:
             prepare_cifar10(self.hparams.root, url=self.hparams.url)
 
-    def _load(self, split: Split) -> ImageDataset:
+    def load(self, split: Split) -> ImageDataset:
+        """Return the images of `split`."""
         train = split == "train"
         if self.dataset == "synthetic":
             source = SyntheticCIFAR10(self.hparams.root, train=train, train_size=self.hparams.synthetic_size)

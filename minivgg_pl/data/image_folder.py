@@ -14,8 +14,8 @@ from tqdm import tqdm
 from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
 from minivgg_pl.data.class_folders import digests, find_samples
-from minivgg_pl.data.dataset import ImageDataset
 from minivgg_pl.data.images import MODES, read_image
+from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import typed_path
 
@@ -92,17 +92,10 @@ class ImageFolderDataModule(ImageDataModule):
         self.cache = typed_path(cache_dir, "--data.cache_dir") if cache_dir else folder / CACHE
         # Once: a image that goes away while the network trains must not lose the result.
         self._digests = {split: digests(folder, samples) for split, samples in self.samples.items()}
+        # The training images' names, classes and sizes in bytes; copying the folder keeps it.
+        self.fingerprint = self._digests["train"].names
+        self.integrity = f"no sums are published for them; fingerprint {self.fingerprint}"
         self._owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the training images' names, classes and sizes in bytes; copying the folder keeps it."""
-        return self._digests["train"].names
-
-    @property
-    def integrity(self) -> str:
-        """How the files were checked, for summary.json."""
-        return f"no sums are published for them; fingerprint {self.fingerprint}"
 
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""
@@ -144,7 +137,8 @@ class ImageFolderDataModule(ImageDataModule):
             if stale != target:
                 stale.unlink(missing_ok=True)
 
-    def _load(self, split: Split) -> ImageDataset:
+    def load(self, split: Split) -> ImageDataset:
+        """Return the images of `split`."""
         array = self._read_cache(split)
         if array is None:  # another run, of a changed folder, tidied it away
             self._decode(split)
@@ -155,7 +149,7 @@ class ImageFolderDataModule(ImageDataModule):
         num_classes = len(self.class_names)
         if in_memory:
             return ImageDataset(images, labels, num_classes)
-        return ImageDataset(images, labels, num_classes, rows=torch.arange(len(labels)), resident=False)
+        return ImageDataset(images, labels, num_classes, rows=torch.arange(len(labels)))
 
     def _read_cache(self, split: Split) -> np.ndarray | None:
         """Return the decoded images, mapped; None if they are not there, or the file is damaged."""

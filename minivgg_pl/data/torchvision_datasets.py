@@ -13,7 +13,7 @@ from torchvision import datasets
 
 from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import IMAGE_SIZE, ImageDataModule, Split
-from minivgg_pl.data.dataset import ImageDataset
+from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import typed_path
 
@@ -101,11 +101,7 @@ class TorchvisionDataModule(ImageDataModule):
             shift=shift,
         )
         self.save_hyperparameters()
-
-    @property
-    def integrity(self) -> str:
-        """How the files were checked, for summary.json."""
-        return "as torchvision checks them"
+        self.integrity = "as torchvision checks them"
 
     def prepare_files(self) -> None:
         """Let torchvision find or download the files, and check them."""
@@ -127,7 +123,8 @@ class TorchvisionDataModule(ImageDataModule):
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise ValueError(f"labels up to {labels.max()} for {len(self.class_names)} classes")
 
-    def _load(self, split: Split) -> ImageDataset:
+    def load(self, split: Split) -> ImageDataset:
+        """Return the images of `split`."""
         source = self.source.open(self.hparams.root, split == "train", False)
         labels = torch.as_tensor(getattr(source, self.source.labels)).long()
         return ImageDataset(_to_channels_last(source.data), labels, len(self.class_names))

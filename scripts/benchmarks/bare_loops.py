@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
-from minivgg_pl.data.dataset import ImageDataset
-from minivgg_pl.data.loader import LEAST_TO_TRAIN, BatchSampler, ImageLoader, ShuffledBatchSampler, batch_sizes
+from minivgg_pl.data.loader import (
+    LEAST_TO_TRAIN,
+    BatchSampler,
+    ImageDataset,
+    ImageLoader,
+    ShuffledBatchSampler,
+    batch_sizes,
+)
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import HYPERPARAMETER_DEFAULTS, LitMiniVGG
@@ -122,7 +128,7 @@ def _network_and_loaders(args: argparse.Namespace) -> tuple[LitMiniVGG, ImageLoa
     val_set = data.val_set.to(device)
     shuffler = ShuffledBatchSampler(train_set, data.shuffle_seed, size, num_devices=1, rank=0)
     sampler = BatchSampler(val_set, size, num_devices=1, rank=0)
-    return LitMiniVGG(args.variant).to(device), ImageLoader(train_set, shuffler), ImageLoader(val_set, sampler)
+    return LitMiniVGG(args.variant).to(device), ImageLoader(shuffler), ImageLoader(sampler)
 
 
 def _autocast(device: torch.device) -> AbstractContextManager:

@@ -28,7 +28,7 @@ from torch.nn import functional
 from minivgg_pl.cli.command import OneLineArgumentParser
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
-from minivgg_pl.data.dataset import ImageDataset
+from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.runs.environment import device_name
 from minivgg_pl.training import module
@@ -54,7 +54,8 @@ class RandomImages(CIFAR10DataModule):
     def prepare_files(self) -> None:
         """Nothing to prepare."""
 
-    def _load(self, split: str) -> ImageDataset:
+    def load(self, split: str) -> ImageDataset:
+        """Return noise."""
         size = self.num_images if split == "train" else self.batch_size
         images = torch.randint(256, (size, 32, 32, 3), dtype=torch.uint8)
         return ImageDataset(images, torch.randint(10, (size,)))

@@ -20,8 +20,7 @@ from torch.autograd import DeviceType
 from torch.nn import functional
 
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG
-from minivgg_pl.data.dataset import ImageDataset
-from minivgg_pl.data.loader import ShuffledBatchSampler
+from minivgg_pl.data.loader import ImageDataset, ShuffledBatchSampler
 from minivgg_pl.models.minivgg import MiniVGG
 from tests.conftest import BENCHMARKS, REPOSITORY, SYNTHETIC_SIZE
 

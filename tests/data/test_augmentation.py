@@ -48,9 +48,7 @@ def test_each_image_of_a_batch_has_its_own_draw():
 
 
 def draw(augmentation, epoch, size=1000, seed=5):
-    generator = torch.Generator().manual_seed(epoch)
-    augmentation.draw(size, seed, epoch, generator, torch.device("cpu"))
-    return augmentation.flips, augmentation.shifts
+    return augmentation.draw(size, seed, epoch, torch.Generator().manual_seed(epoch))
 
 
 def test_alternating_flips_show_the_other_side_in_the_next_epoch():
@@ -72,7 +70,7 @@ def test_shifts_are_uniform_in_both_directions():
     _, shifts = draw(Augmentation(shift=2), 0)
     assert shifts.unique().tolist() == [-2, -1, 0, 1, 2]
     assert not torch.equal(shifts[:, 0], shifts[:, 1])
-    assert not Augmentation().__bool__()
+    assert not Augmentation()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from lightning.pytorch import Callback
-from torch.utils.data import DataLoader
 
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.cli.command import main
@@ -211,7 +210,6 @@ def test_the_loader_is_one_that_lightning_can_resume(synthetic_root):
     data = CIFAR10DataModule(synthetic_root, dataset="synthetic", synthetic_size=200, batch_size=64)
     data.setup("fit")
     loader = data.train_dataloader()
-    assert isinstance(loader, DataLoader)
     batches = iter(loader)
     first = [next(batches)[0] for _ in range(2)]
     again = data.train_dataloader()

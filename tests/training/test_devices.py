@@ -13,8 +13,7 @@ import time
 import pytest
 import torch
 
-from minivgg_pl.data.dataset import ImageDataset
-from minivgg_pl.data.loader import BatchSampler, ShuffledBatchSampler, batch_sizes
+from minivgg_pl.data.loader import BatchSampler, ImageDataset, ShuffledBatchSampler, batch_sizes
 from minivgg_pl.errors import InputError
 from tests.cli.test_train import metrics
 from tests.conftest import TRAIN, run_train
