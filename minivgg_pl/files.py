@@ -1,14 +1,20 @@
-"""Files that a command was asked to write: checked before any work, and whole or not there."""
+"""Atomic file writing, locks and checks of output files."""
 
 import os
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from minivgg_pl.errors import InputError
 
-# Of files that are being written; what a kill leaves of them is hidden.
+try:
+    import fcntl
+except ImportError:  # Windows has no flock.
+    fcntl = None
+
+# Ends the names of files that are being written. They are hidden, and a kill can leave them behind.
 PART_SUFFIX = ".part"
 
 
@@ -19,7 +25,7 @@ def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwr
         option: The option as typed, for the message.
         path: File to be written, or None for none.
         suffixes: The endings allowed, such as `[".csv"]`.
-        overwrite: Whether a file may be in the way.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
         InputError: If the ending is another, the file exists, or its folder does not or cannot be written.
@@ -39,27 +45,38 @@ def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwr
         raise InputError(f"{option} {path}: the folder {folder} cannot be written")
 
 
-def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file so that a kill, or the power's end, leaves the old one or the new one, never half of it.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that replaces `path` at the end of the block, unless that raises.
 
-    Raises:
-        InputError: If it cannot be written, such as on a full disk.
+    A kill or a power cut leaves the old file or the new one, never half of it. What the system refuses is an OSError.
     """
     # The name is unique, because two threads may write the same file.
     part = path.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")
     try:
         with part.open("wb") as file:
-            # File names need not be UTF-8, and a text that holds them must not fail for it.
-            file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+            yield file
             file.flush()
             # Else the name could reach the disk before the bytes.
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # where it could not even be made
             part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a whole file with `atomic_file`.
+
+    Raises:
+        InputError: If it cannot be written, such as on a full disk.
+    """
+    try:
+        with atomic_file(path) as file:
+            # A text may hold file names, which need not be UTF-8.
+            file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def make_folder(path: Path) -> None:
@@ -74,22 +91,21 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path} cannot be made: {error.strerror or error}") from error
 
 
-def typed_path(path: str | Path, option: str) -> Path:
-    """Return `path` with its `~` written out.
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder against other processes until it is closed; return False if one has locked it.
 
-    Args:
-        path: As typed.
-        option: What names it, for the message.
-
-    Raises:
-        InputError: If no path can be like that.
+    Returns True, locking nothing, where the system or the file system has no locks.
     """
-    # Not left to whatever opens it: Pathlib takes a path with a NUL for one that does not exist yet.
-    if "\0" in str(path):
-        raise InputError(f"{option} {str(path)!r}: a path cannot hold a NUL character: leave it out")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(
-            f"{option} {path}: this machine has no such user: write the path out, or ./{path} for a folder so called"
-        ) from error
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+    return True
+
+
+def typed_path(path: str | Path, option: str) -> Path:
+    """Return `path` with its `~` written out."""
+    return Path(path).expanduser()

@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import PART_SUFFIX, write_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from minivgg_pl.files import PART_SUFFIX, try_lock, write_atomically
 
 VAL_COLUMNS = ("val_loss", "val_acc")
 LEARNING_COLUMNS = ("train_loss", "train_acc", *VAL_COLUMNS)
@@ -67,22 +62,17 @@ def lock_run(folder: Path) -> int | None:
     """Keep other processes from training in `folder` until this one ends.
 
     Returns:
-        The lock, to be closed with `os.close`, or None where the system or the file system has no locks.
+        The lock, to be closed with `os.close`, or None on Windows, which has no such locks.
 
     Raises:
         InputError: If another process trains there.
     """
-    if fcntl is None:
+    if os.name == "nt":  # Windows cannot open a folder.
         return None
     lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    if not try_lock(lock):
         os.close(lock)
-        if isinstance(error, BlockingIOError):
-            message = f"{folder}: another process is training in this run folder; wait for it, or end it"
-            raise InputError(message) from error
-        return None
+        raise InputError(f"{folder}: another process is training in this run folder; wait for it, or end it")
     return lock
 
 
