@@ -104,8 +104,3 @@ def try_lock(descriptor: int) -> bool:
         except OSError:
             pass
     return True
-
-
-def typed_path(path: str | Path, option: str) -> Path:
-    """Return `path` with its `~` written out."""
-    return Path(path).expanduser()

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -21,7 +22,6 @@ from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.data.class_path import class_path_of
 from minivgg_pl.errors import InputError, check_seed
-from minivgg_pl.files import typed_path
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training import callbacks
@@ -121,7 +121,7 @@ class MiniVGGCLI(LightningCLI):
             self.resume.check_unchanged(self._dotted(config), defaults)
             self.resume.check_data_class(class_path_of(type(data)))
             data.check_state(self.resume.data_state)
-        base = typed_path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"], runs.DEFAULT_OPTION)
+        base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
         name = config.model.variant + data.run_suffix
         title = f"mini VGG {config.model.variant} on {data.title}"
         runs.check_base(base / name)

@@ -1,30 +1,32 @@
-"""ImageFolderDataModule: a folder of the user's own images, one folder a class."""
+"""ImageFolderDataModule: the user's own images, one folder a class, decoded once into a cache."""
 
 import hashlib
-import math
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from torchvision.datasets.folder import find_classes
 from tqdm import tqdm
 
 from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
-from minivgg_pl.data.class_folders import digests, find_samples
-from minivgg_pl.data.images import MODES, read_image
+from minivgg_pl.data.images import MODES, image_files, read_image
 from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import typed_path
+from minivgg_pl.files import atomic_file
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HELD_OUT_SHARE = 0.2
-# The dense layer grows with the square of the size: at 512 it has 500 million weights in classic.
-MAX_IMAGE_SIZE = 512
 CACHE = ".minivgg_cache"
 # Larger sets are read from the cache batch by batch, and are not copied to a GPU.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
+
+# A file and its label.
+Sample = tuple[str, int]
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -42,14 +44,14 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: Height and width that the images are brought to, in pixels, a multiple of 4.
         in_channels: 3 for colour, 1 for grey.
         cache_dir: Where the decoded images are kept; default: `root/.minivgg_cache`.
-        split_seed: Seed of the choice of held-out images; nothing else depends on it.
-        flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
-        shift: Largest shift of training images in pixels, each image its own; the border is mirrored.
-        split_batches: Whether a batch is split over the devices instead: an update sees `batch_size` images in all.
+        split_seed: See ImageDataModule.
+        flip: See ImageDataModule.
+        shift: See ImageDataModule.
+        split_batches: See ImageDataModule.
 
     Raises:
         InputError: If the folder is missing, has fewer than two classes, a class without images, or other classes in
-            another split; on a value out of range; from `prepare_data`, on a image that cannot be read.
+            another split; on a value out of range; from `prepare_data`, on an image that cannot be read.
     """
 
     def __init__(
@@ -65,37 +67,42 @@ class ImageFolderDataModule(ImageDataModule):
         shift: int = 0,
         split_batches: bool = False,
     ) -> None:
-        if not 4 <= image_size <= MAX_IMAGE_SIZE or image_size % 4:
-            raise InputError(f"image_size is {image_size}: give a multiple of 4, 4 to {MAX_IMAGE_SIZE}")
+        if image_size < 4 or image_size % 4:
+            raise InputError(f"image_size is {image_size}: give a multiple of 4")
         if in_channels not in MODES:
             raise InputError(f"in_channels is {in_channels}: give 3 for colour or 1 for grey")
         # Checkpoints hold plain types alone: a path in one could not be read back.
         root, cache_dir = str(root), None if cache_dir is None else str(cache_dir)
-        folder = typed_path(root, "--data.root")
+        folder = Path(root).expanduser()
         class_names, self.samples = find_samples(folder)
-        name = folder.resolve().name
+        name, train_size = folder.resolve().name, len(self.samples["train"])
         super().__init__(
             class_names=class_names,
             image_shape=(in_channels, image_size, image_size),
             dataset=name,
             title=f"the images in {name}",
-            train_size=len(self.samples["train"]),
+            train_size=train_size,
             splits=tuple(self.samples),
             batch_size=batch_size,
-            split_batches=split_batches,
-            val_size=_held_out(val_size, len(self.samples["train"]), self.samples.keys()),
+            val_size=_num_held_out(val_size, train_size, self.samples),
             split_seed=split_seed,
             flip=flip,
             shift=shift,
+            split_batches=split_batches,
         )
         self.save_hyperparameters()
-        self.cache = typed_path(cache_dir, "--data.cache_dir") if cache_dir else folder / CACHE
-        # Once: a image that goes away while the network trains must not lose the result.
-        self._digests = {split: digests(folder, samples) for split, samples in self.samples.items()}
-        # The training images' names, classes and sizes in bytes; copying the folder keeps it.
-        self.fingerprint = self._digests["train"].names
+        # Once: an image that goes away while the network trains must not lose the result.
+        digests = {split: _digests(folder, samples) for split, samples in self.samples.items()}
+        # By the training images' names, classes and sizes in bytes, which copying the folder keeps.
+        self.fingerprint = digests["train"][0]
         self.integrity = f"no sums are published for them; fingerprint {self.fingerprint}"
-        self._owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+        self._cache = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
+        # Several folders may share a cache.
+        owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+        layout = f"{image_size}x{image_size}x{in_channels}"
+        self._cached = {
+            split: self._cache / f"{owner}-{split}-{layout}-{digest}.npy" for split, (_, digest) in digests.items()
+        }
 
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""
@@ -103,60 +110,46 @@ class ImageFolderDataModule(ImageDataModule):
             if self._read_cache(split) is None:
                 self._decode(split)
 
-    def _cached(self, split: Split) -> Path:
-        return self.cache / f"{self._cache_prefix(split)}-{self._digests[split].files}.npy"
-
-    def _cache_prefix(self, split: Split) -> str:
-        # Several folders may share a cache.
-        channels, size, _ = self.image_shape
-        return f"{self._owner}-{split}-{size}x{size}x{channels}"
-
-    def _decode(self, split: Split) -> None:
-        channels, size, _ = self.image_shape
-        target, samples = self._cached(split), self.samples[split]
-        part = target.with_suffix(f".{os.getpid()}.part")
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            shape = (len(samples), size, size, channels)
-            # Written, not mapped: on a full disk, a write into a mapping kills the process.
-            with part.open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for path, _ in tqdm(samples, f"decoding {split}", unit=" images", disable=None):
-                    file.write(read_image(path, size, channels).tobytes())
-            os.replace(part, target)
-        except OSError as error:
-            raise InputError(
-                f"{self.cache} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"
-            ) from error
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-                self.cache.rmdir()  # unless there is something in it
-        for stale in self.cache.glob(f"{self._cache_prefix(split)}-*.npy"):
-            if stale != target:
-                stale.unlink(missing_ok=True)
-
     def load(self, split: Split) -> ImageDataset:
-        """Return the images of `split`."""
+        """Return the images of one of `splits`."""
         array = self._read_cache(split)
         if array is None:  # another run, of a changed folder, tidied it away
             self._decode(split)
             array = self._read_cache(split)
-        in_memory = array.nbytes <= MAX_BYTES_IN_MEMORY
-        images = torch.from_numpy(np.array(array) if in_memory else array)
         labels = torch.tensor([label for _, label in self.samples[split]])
         num_classes = len(self.class_names)
-        if in_memory:
-            return ImageDataset(images, labels, num_classes)
-        return ImageDataset(images, labels, num_classes, rows=torch.arange(len(labels)))
+        if array.nbytes <= MAX_BYTES_IN_MEMORY:
+            return ImageDataset(torch.from_numpy(np.array(array)), labels, num_classes)
+        return ImageDataset(torch.from_numpy(array), labels, num_classes, rows=torch.arange(len(labels)))
+
+    def _decode(self, split: Split) -> None:
+        channels, size, _ = self.image_shape
+        target, samples = self._cached[split], self.samples[split]
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(samples), size, size, channels)}
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            # Written, not mapped: on a full disk, a write into a mapping kills the process.
+            with atomic_file(target) as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for path, _ in tqdm(samples, f"decoding {split}", unit=" images", disable=None):
+                    file.write(read_image(path, size, channels).tobytes())
+        except OSError as error:
+            raise InputError(
+                f"{self._cache} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"
+            ) from error
+        finally:
+            with suppress(OSError):
+                self._cache.rmdir()  # unless there is something in it
+        for stale in self._cache.glob(f"{target.stem.rpartition('-')[0]}-*.npy"):
+            if stale != target:
+                stale.unlink(missing_ok=True)
 
     def _read_cache(self, split: Split) -> np.ndarray | None:
         """Return the decoded images, mapped; None if they are not there, or the file is damaged."""
         channels, size, _ = self.image_shape
         try:
             # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
-            array = np.load(self._cached(split), mmap_mode="c")
+            array = np.load(self._cached[split], mmap_mode="c")
         except (OSError, ValueError, EOFError):
             return None
         expected = (len(self.samples[split]), size, size, channels)
@@ -164,20 +157,79 @@ class ImageFolderDataModule(ImageDataModule):
         return array if is_whole else None
 
 
-def _held_out(val_size: float | None, train_size: int, splits: Sequence[Split]) -> int:
+def _num_held_out(val_size: float | None, train_size: int, splits: Collection[str]) -> int:
+    """Return the number of images that `val_size`, a number or a share, holds out."""
     if "val" in splits:
         if val_size:
             raise InputError(f"val_size is {val_size} beside a val folder, which it would leave unused: leave it out")
         return 0
     size = HELD_OUT_SHARE if val_size is None else val_size
-    if not math.isfinite(size):
-        raise InputError(f"val_size is {val_size}: give a number of images, or a share below 1")
-    number = round(size * train_size) if 0 < size < 1 else int(size)
-    if number != size and size >= 1:
+    if 0 < size < 1:
+        return round(size * train_size)
+    if not float(size).is_integer():
         raise InputError(f"val_size is {val_size}: give a whole number of images, or a share below 1")
-    if number < 1 and "test" not in splits:
+    return int(size)
+
+
+def find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
+    """Return the names of the classes, and each split's files with their labels.
+
+    Raises:
+        InputError: If the folder is missing, or its classes or splits are not complete.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--data.root {folder}: there is no such folder; give one that has a folder for each class")
+    splits = [split for split in SPLITS if _holds_folders(folder / split)]
+    if splits and "train" not in splits:
+        raise InputError(f"{folder}: it has {' and '.join(splits)} but no train folder to train on: make one")
+    places: dict[Split, Path] = {split: folder / split for split in splits} or {"train": folder}
+    names = _class_names(places["train"])
+    for split, place in places.items():
+        if odd := set(_class_names(place)) ^ set(names):
+            raise InputError(f"{folder}: train and {split} differ in their classes: {', '.join(sorted(odd)[:5])}")
+    return names, {split: _samples(place, names) for split, place in places.items()}
+
+
+def _holds_folders(folder: Path) -> bool:
+    """Tell a split from a class that has its name."""
+    return folder.is_dir() and any(entry.is_dir() and entry.name[0] != "." for entry in folder.iterdir())
+
+
+def _class_names(folder: Path) -> list[str]:
+    try:
+        names = [name for name in find_classes(folder)[0] if not name.startswith(".")]
+    except OSError:
+        names = []
+    if len(names) < 2:
         raise InputError(
-            f"val_size {size} of {train_size} images is none, and without a val or test folder some must be held "
-            "out: give at least one"
+            f"--data.root {folder}: {len(names)} class folders; give a folder with one folder of images for each of "
+            "two or more classes"
         )
-    return number
+    return names
+
+
+def _samples(folder: Path, names: Sequence[str]) -> list[Sample]:
+    # Not torchvision's make_dataset: it follows links, in circles too, and takes hidden files for images.
+    samples = []
+    for label, name in enumerate(names):
+        files = image_files(folder / name)
+        if not files:
+            raise InputError(f"{folder / name}: no images in it; put some there, or remove the folder")
+        samples += [(str(path), label) for path in files]
+    return samples
+
+
+def _digests(folder: Path, samples: Sequence[Sample]) -> tuple[str, str]:
+    """Return the digest of a split's names, classes and sizes, and the digest of these and the times of writing."""
+    names, files = hashlib.sha256(), hashlib.sha256()
+    for path, label in samples:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}): delete it, or repair what it links to"
+            ) from error
+        entry = json.dumps([os.path.relpath(path, folder), label, status.st_size]).encode()
+        names.update(entry)
+        files.update(entry + str(status.st_mtime_ns).encode())
+    return names.hexdigest()[:16], files.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Image files of any kind, as the small square arrays that the network takes."""
+"""Image files of many formats as small square arrays."""
 
 import os
 import warnings
@@ -9,14 +9,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minivgg_pl.errors import InputError
 
-# A file of a few kB can hold a image of many GB. Pillow itself warns above 89 million pixels, and refuses twice that.
+# A file of a few kB can hold an image of many GB. Pillow warns above 89 million pixels, and refuses twice that.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
-# Pixels in the file itself. Pillow would also open formats that start other programs (EPS) or hold no image (HDF5).
+# Formats that hold pixels. Pillow would also open some that start other programs (EPS) or hold no image (HDF5).
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB"}
-WHITE = 255
-STRIP_ROWS = 256
-# The largest value of Pillow's 16-bit modes, over that of 8 bits.
+# The largest value of 16 bits over that of 8 bits.
 SIXTEEN_TO_EIGHT_BITS = 257
 
 
@@ -26,20 +24,18 @@ def image_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def image_endings() -> tuple[str, ...]:
-    """Return the endings of image files, such as `.png`, in lower case."""
-    formats = image_formats()
-    return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
-
-
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files in a folder and below, sorted; hidden ones and folders that are links are left out."""
-    endings = image_endings()
+    """Return the image files in a folder and below, sorted, without hidden ones and linked folders.
+
+    Raises:
+        InputError: If a folder cannot be read.
+    """
+    formats = image_formats()
+    endings = tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
     found = []
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(place, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in endings]
+        found += [Path(place, name) for name in names if name[0] != "." and name.lower().endswith(endings)]
     return sorted(found)
 
 
@@ -48,10 +44,10 @@ def _raise(error: OSError) -> None:
 
 
 def read_image(path: str | Path, size: int = 32, channels: int = 3) -> np.ndarray:
-    """Read a image as the network takes it: the largest centred square, averaged down (or enlarged) to `size`.
+    """Read an image as the network takes it: the largest centred square, averaged down (or enlarged) to `size`.
 
-    Any of FORMATS. An EXIF orientation is obeyed; transparency becomes white; palettes, CMYK and 16 bits
-    a channel are converted to 8 bits; of an animation, the first frame counts. A image of `size` is not resampled.
+    Any of FORMATS. An EXIF orientation is obeyed; transparency becomes white; palettes, CMYK and 16 bits a channel are
+    converted to 8 bits; of an animation, the first frame counts. An image of `size` is not resampled.
 
     Args:
         path: Image file.
@@ -65,9 +61,6 @@ def read_image(path: str | Path, size: int = 32, channels: int = 3) -> np.ndarra
         InputError: If the file cannot be read, is no image, is damaged, or has more than MAX_PIXELS pixels.
     """
     try:
-        # A pipe would be waited for.
-        if Path(path).exists() and not Path(path).is_file():
-            raise OSError(None, "not a file")
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
             image = Image.open(path, formats=image_formats())
         with image:
@@ -77,35 +70,21 @@ def read_image(path: str | Path, size: int = 32, channels: int = 3) -> np.ndarra
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path}: too large, above {MAX_PIXELS:,} pixels: make it smaller first") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a image that Pillow can read") from error
+        raise InputError(f"{path}: not an image that Pillow can read") from error
     except Exception as error:  # what Pillow raises for damaged files is not one type
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason})") from error
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     return pixels.reshape(size, size, channels)
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Return the image in mode L or RGB, with nothing of it transparent."""
+    """Return the image in mode L or RGB, with white where it is transparent."""
     if image.mode in ("L", "RGB") and not image.has_transparency_data:
         return image
-    # In strips: what is in between takes up to 16 bytes a pixel, and a small file can have 89 million of them.
-    strips = (
-        image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
-        for top in range(0, image.height, STRIP_ROWS)
-    )
-    flat: Image.Image | None = None
-    for number, strip in enumerate(map(_flat_strip, strips)):
-        flat = flat or Image.new(strip.mode, image.size)
-        flat.paste(strip, (0, number * STRIP_ROWS))
-    return flat
-
-
-def _flat_strip(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) / SIXTEEN_TO_EIGHT_BITS).round().astype(np.uint8))
     if image.mode == "F":
         return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (WHITE,) * 4), layer).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")

@@ -1,11 +1,10 @@
-"""TorchvisionDataModule: other small data sets that torchvision knows, brought to the network's 32 x 32 pixels."""
+"""TorchvisionDataModule: small data sets that torchvision reads, as images of 32 x 32 pixels."""
 
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,7 +14,6 @@ from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import IMAGE_SIZE, ImageDataModule, Split
 from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import typed_path
 
 Name = Literal["CIFAR100", "FashionMNIST", "MNIST", "SVHN"]
 DIGITS = tuple("0123456789")
@@ -24,28 +22,22 @@ CIFAR100_CLASSES = tuple((Path(__file__).parent / "cifar100_classes.txt").read_t
 
 
 class Source(NamedTuple):
-    """How torchvision holds a data set: `open(root, train, download)`, its classes, channels, where its labels are."""
+    """A torchvision data set: its class, or another function of the same arguments, its classes' names and channels."""
 
-    open: Callable[[str, bool, bool], Any]
+    open: Callable[..., Any]
     class_names: tuple[str, ...]
     channels: int
-    labels: str
 
 
-def _open(kind: type) -> Callable[[str, bool, bool], Any]:
-    return lambda root, train, download: kind(root, train=train, download=download)
+def _svhn(root: str, train: bool, download: bool) -> datasets.SVHN:
+    return datasets.SVHN(root, split="train" if train else "test", download=download)
 
 
 SOURCES = {
-    "CIFAR100": Source(_open(datasets.CIFAR100), CIFAR100_CLASSES, 3, "targets"),
-    "FashionMNIST": Source(_open(datasets.FashionMNIST), tuple(datasets.FashionMNIST.classes), 1, "targets"),
-    "MNIST": Source(_open(datasets.MNIST), DIGITS, 1, "targets"),
-    "SVHN": Source(
-        lambda root, train, download: datasets.SVHN(root, split="train" if train else "test", download=download),
-        DIGITS,
-        3,
-        "labels",
-    ),
+    "CIFAR100": Source(datasets.CIFAR100, CIFAR100_CLASSES, 3),
+    "FashionMNIST": Source(datasets.FashionMNIST, tuple(datasets.FashionMNIST.classes), 1),
+    "MNIST": Source(datasets.MNIST, DIGITS, 1),
+    "SVHN": Source(_svhn, DIGITS, 3),
 }
 
 
@@ -57,12 +49,12 @@ class TorchvisionDataModule(ImageDataModule):
     Args:
         root: Folder that holds the data, or gets them.
         dataset: Which: `CIFAR100`, `FashionMNIST`, `MNIST` or `SVHN`.
-        batch_size: Images a batch, on each device.
-        val_size: Training images held out for validation, of each class its share; 0 validates on the test set.
-        split_seed: Seed of the choice of held-out images; nothing else depends on it.
-        flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augment.Augmentation`).
-        shift: Largest shift of training images in pixels, each image its own; the border is mirrored.
-        split_batches: Whether a batch is split over the devices instead: an update sees `batch_size` images in all.
+        batch_size: See ImageDataModule.
+        val_size: See ImageDataModule.
+        split_seed: See ImageDataModule.
+        flip: See ImageDataModule.
+        shift: See ImageDataModule.
+        split_batches: See ImageDataModule.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that are missing, damaged or unreachable.
@@ -85,7 +77,6 @@ class TorchvisionDataModule(ImageDataModule):
             raise InputError("dataset SVHN needs a package to read its files: pip install scipy")
         self.source = SOURCES[dataset]
         root = str(root)  # checkpoints hold plain types alone
-        typed_path(root, "--data.root")
         super().__init__(
             class_names=self.source.class_names,
             image_shape=(self.source.channels, IMAGE_SIZE, IMAGE_SIZE),
@@ -94,46 +85,47 @@ class TorchvisionDataModule(ImageDataModule):
             train_size=None,
             splits=("train", "test"),
             batch_size=batch_size,
-            split_batches=split_batches,
             val_size=val_size,
             split_seed=split_seed,
             flip=flip,
             shift=shift,
+            split_batches=split_batches,
         )
         self.save_hyperparameters()
         self.integrity = "as torchvision checks them"
 
     def prepare_files(self) -> None:
-        """Let torchvision find or download the files, and check them."""
+        """Let torchvision find or download the files, and check what they hold."""
         for train in (True, False):
             try:
-                self._check(self.source.open(self.hparams.root, train, True))
+                source = self.source.open(self.hparams.root, train=train, download=True)
+                self._check(source.data.shape, _labels(source))
             except (OSError, RuntimeError, ValueError, AssertionError) as error:
                 raise InputError(
                     f"{self.dataset} is not in {self.hparams.root} and could not be downloaded, or is damaged "
                     f"({error}); put torchvision's files there"
                 ) from error
 
-    def _check(self, source: Any) -> None:
-        """Check that the files hold what they should: torchvision looks at the sums of downloads alone."""
-        labels = torch.as_tensor(getattr(source, self.source.labels))
-        sizes = set(source.data.shape[1:]) - {self.source.channels}
-        if len(labels) != len(source.data) or not sizes <= {28, 32} or len(sizes) != 1:
-            raise ValueError(f"images {tuple(source.data.shape)} with {len(labels)} labels")
+    def _check(self, shape: tuple[int, ...], labels: Tensor) -> None:
+        """Check the unpacked files, whose checksums torchvision does not look at."""
+        sizes = set(shape[1:]) - {self.source.channels}
+        if len(labels) != shape[0] or not sizes <= {28, 32} or len(sizes) != 1:
+            raise ValueError(f"images {tuple(shape)} with {len(labels)} labels")
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise ValueError(f"labels up to {labels.max()} for {len(self.class_names)} classes")
 
     def load(self, split: Split) -> ImageDataset:
-        """Return the images of `split`."""
-        source = self.source.open(self.hparams.root, split == "train", False)
-        labels = torch.as_tensor(getattr(source, self.source.labels)).long()
-        return ImageDataset(_to_channels_last(source.data), labels, len(self.class_names))
+        """Return the images of `train` or `test`."""
+        source = self.source.open(self.hparams.root, train=split == "train", download=False)
+        images = torch.as_tensor(source.data)
+        if images.ndim == 3:  # grey, (N, 28, 28)
+            border = (IMAGE_SIZE - images.shape[1]) // 2
+            images = functional.pad(images, (border,) * 4)[..., None]
+        elif images.shape[1] == 3:  # SVHN's, (N, 3, 32, 32)
+            images = images.permute(0, 2, 3, 1)
+        return ImageDataset(images.contiguous(), _labels(source), len(self.class_names))
 
 
-def _to_channels_last(images: np.ndarray | Tensor) -> Tensor:
-    """Return `(N, 32, 32, C)` uint8 from `(N, 28, 28)`, `(N, 3, 32, 32)` or `(N, 32, 32, 3)`."""
-    images = torch.as_tensor(images)
-    if images.ndim == 3:
-        border = (IMAGE_SIZE - images.shape[1]) // 2
-        return functional.pad(images, (border,) * 4)[..., None]
-    return images.permute(0, 2, 3, 1).contiguous() if images.shape[1] == 3 else images.contiguous()
+def _labels(source: Any) -> Tensor:
+    # SVHN alone calls them labels.
+    return torch.as_tensor(source.labels if hasattr(source, "labels") else source.targets).long()

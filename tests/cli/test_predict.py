@@ -46,7 +46,7 @@ def test_a_folder_is_answered_in_order_and_an_unreadable_file_is_named(images, c
     assert [line.split("\t")[0] for line in out.splitlines()] == [
         str(images / name) for name in ("a.jpg", "b.png", "more/c.webp")
     ]
-    assert error == f"skipped: {images / 'broken.png'}: not a image that Pillow can read\n"
+    assert error == f"skipped: {images / 'broken.png'}: not an image that Pillow can read\n"
 
 
 def test_answers_go_to_csv_and_json_and_a_grid(images, tmp_path, capfd):

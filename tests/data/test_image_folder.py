@@ -140,12 +140,10 @@ def _other_classes(folder):
         (lambda folder: (folder / "dark" / "gone.png").symlink_to("nowhere"), {}, "gone.png: cannot be read"),
         (lambda folder: [make_images(folder / s) for s in ("val", "test")], {}, "val and test but no train folder"),
         (None, {"val_size": float("nan")}, "val_size is nan"),
-        (None, {"val_size": float("inf")}, "val_size is inf"),
-        (None, {"val_size": 0}, "without a val or test folder some must be held out"),
+        (None, {"val_size": 0}, "val_size is 0: without a val or test set"),
         (None, {"val_size": 58}, "val_size is 58"),
         (None, {"val_size": 2.5}, "a whole number of images, or a share below 1"),
         (None, {"image_size": 30}, "image_size is 30: give a multiple of 4"),
-        (None, {"image_size": 4000}, "image_size is 4000: give a multiple of 4, 4 to 512"),
         (None, {"in_channels": 2}, "in_channels is 2: give 3 for colour or 1 for grey"),
         (None, {"shift": 32}, "shift is 32: give 0 to 31 pixels"),
     ],
@@ -198,9 +196,9 @@ def test_names_that_look_like_mathematics_are_drawn_as_they_are(tmp_path, train_
     assert (tmp_path / "runs" / "classic-$x^$" / "1" / "confusion_matrix.png").exists()
 
 
-def test_a_image_that_cannot_be_read_is_named_and_leaves_no_cache(images):
+def test_an_image_that_cannot_be_read_is_named_and_leaves_no_cache(images):
     (images / "light" / "05.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match="05.png: not a image"):
+    with pytest.raises(InputError, match="05.png: not an image"):
         load(images)
     assert not (images / ".minivgg_cache").exists()
 
@@ -214,7 +212,7 @@ def test_folders_may_share_a_cache(images, tmp_path):
     assert len(first.train_set) == 48
 
 
-def test_a_image_that_goes_away_while_training_does_not_matter(images):
+def test_an_image_that_goes_away_while_training_does_not_matter(images):
     data = load(images)
     before = data.integrity
     (images / "dark" / "03.png").unlink()

@@ -1,6 +1,5 @@
 """Images of every kind, as real files."""
 
-import os
 import struct
 import zlib
 
@@ -17,7 +16,7 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
-def test_a_image_of_the_right_size_is_not_touched(pixels, tmp_path):
+def test_an_image_of_the_right_size_is_not_touched(pixels, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
 
@@ -74,7 +73,7 @@ def test_grey_has_one_channel(pixels, tmp_path):
 def test_an_eps_is_not_opened_whatever_its_name(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "cat.jpg")
-    with pytest.raises(InputError, match="not a image"):
+    with pytest.raises(InputError, match="not an image"):
         read_image(tmp_path / "cat.jpg")
 
 
@@ -94,8 +93,8 @@ def test_what_is_no_readable_image_is_refused_by_name(pixels, tmp_path):
     whole = (tmp_path / "whole.png").read_bytes()
     cases = {
         "truncated.png": (whole[: len(whole) // 2], "cannot be read"),
-        "text.png": (b"hello", "not a image"),
-        "empty.png": (b"", "not a image"),
+        "text.png": (b"hello", "not an image"),
+        "empty.png": (b"", "not an image"),
         "bomb.png": (png_of_size(60_000, 60_000), "too large, above 89,478,485 pixels"),
     }
     for name, (content, message) in cases.items():
@@ -104,10 +103,8 @@ def test_what_is_no_readable_image_is_refused_by_name(pixels, tmp_path):
             read_image(tmp_path / name)
     with pytest.raises(InputError, match="missing.png: cannot be read .No such file"):
         read_image(tmp_path / "missing.png")
-    os.mkfifo(tmp_path / "pipe.png")
-    for path in (tmp_path, tmp_path / "pipe.png"):
-        with pytest.raises(InputError, match="cannot be read .not a file"):
-            read_image(path)
+    with pytest.raises(InputError, match="cannot be read .Is a directory"):
+        read_image(tmp_path)
 
 
 def test_hidden_files_and_linked_folders_are_no_images_of_a_folder(pixels, tmp_path):
