@@ -1,13 +1,12 @@
 """CIFAR10DataModule: CIFAR-10 or synthetic images in its place."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torchvision.datasets import CIFAR10
 
 from minivgg_pl.data import synthetic
-from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
 from minivgg_pl.data.download import prepare_cifar10
 from minivgg_pl.data.loader import ImageDataset
@@ -29,11 +28,7 @@ class CIFAR10DataModule(ImageDataModule):
         url: Where to download the archive from; any mirror is safe, since its MD5 is checked. Default: the official
             server.
         synthetic_size: Training images of the synthetic set, a multiple of 50; its test set has a fifth as many.
-        val_size: See ImageDataModule.
-        split_seed: See ImageDataModule.
-        flip: See ImageDataModule.
-        shift: See ImageDataModule.
-        split_batches: See ImageDataModule.
+        **options: `val_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that is missing, damaged or unreachable.
@@ -46,11 +41,7 @@ class CIFAR10DataModule(ImageDataModule):
         dataset: Literal["cifar10", "synthetic"] = "cifar10",
         url: str | None = None,
         synthetic_size: int = 3000,
-        val_size: int = 0,
-        split_seed: int = 0,
-        flip: Flip = "none",
-        shift: int = 0,
-        split_batches: bool = False,
+        **options: Any,
     ) -> None:
         if dataset not in ("cifar10", "synthetic"):
             raise InputError(f"dataset is {dataset!r}: choose cifar10 or synthetic")
@@ -66,11 +57,7 @@ class CIFAR10DataModule(ImageDataModule):
             train_size=CIFAR10_TRAIN_SIZE if is_real else synthetic_size,
             splits=("train", "test"),
             batch_size=batch_size,
-            val_size=val_size,
-            split_seed=split_seed,
-            flip=flip,
-            shift=shift,
-            split_batches=split_batches,
+            **options,
         )
         self.save_hyperparameters()
         self.integrity = "official, verified" if is_real else "drawn here, verified"

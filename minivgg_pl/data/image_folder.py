@@ -6,13 +6,13 @@ import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torchvision.datasets.folder import find_classes
 from tqdm import tqdm
 
-from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
 from minivgg_pl.data.images import MODES, image_files, read_image
 from minivgg_pl.data.loader import ImageDataset
@@ -44,10 +44,7 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: Height and width that the images are brought to, in pixels, a multiple of 4.
         in_channels: 3 for colour, 1 for grey.
         cache_dir: Where the decoded images are kept; default: `root/.minivgg_cache`.
-        split_seed: See ImageDataModule.
-        flip: See ImageDataModule.
-        shift: See ImageDataModule.
-        split_batches: See ImageDataModule.
+        **options: `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
 
     Raises:
         InputError: If the folder is missing, has fewer than two classes, a class without images, or other classes in
@@ -62,10 +59,7 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: int = IMAGE_SIZE,
         in_channels: int = IMAGE_CHANNELS,
         cache_dir: str | None = None,
-        split_seed: int = 0,
-        flip: Flip = "none",
-        shift: int = 0,
-        split_batches: bool = False,
+        **options: Any,
     ) -> None:
         if image_size < 4 or image_size % 4:
             raise InputError(f"image_size is {image_size}: give a multiple of 4")
@@ -85,10 +79,7 @@ class ImageFolderDataModule(ImageDataModule):
             splits=tuple(self.samples),
             batch_size=batch_size,
             val_size=_num_held_out(val_size, train_size, self.samples),
-            split_seed=split_seed,
-            flip=flip,
-            shift=shift,
-            split_batches=split_batches,
+            **options,
         )
         self.save_hyperparameters()
         # Once: an image that goes away while the network trains must not lose the result.

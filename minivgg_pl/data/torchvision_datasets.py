@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision import datasets
 
-from minivgg_pl.data.augmentation import Flip
 from minivgg_pl.data.base import IMAGE_SIZE, ImageDataModule, Split
 from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.errors import InputError
@@ -49,28 +48,13 @@ class TorchvisionDataModule(ImageDataModule):
     Args:
         root: Folder that holds the data, or gets them.
         dataset: Which: `CIFAR100`, `FashionMNIST`, `MNIST` or `SVHN`.
-        batch_size: See ImageDataModule.
-        val_size: See ImageDataModule.
-        split_seed: See ImageDataModule.
-        flip: See ImageDataModule.
-        shift: See ImageDataModule.
-        split_batches: See ImageDataModule.
+        **options: `batch_size`, `val_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that are missing, damaged or unreachable.
     """
 
-    def __init__(
-        self,
-        root: str = "data",
-        dataset: Name = "CIFAR100",
-        batch_size: int = 64,
-        val_size: int = 0,
-        split_seed: int = 0,
-        flip: Flip = "none",
-        shift: int = 0,
-        split_batches: bool = False,
-    ) -> None:
+    def __init__(self, root: str = "data", dataset: Name = "CIFAR100", **options: Any) -> None:
         if dataset not in get_args(Name):
             raise InputError(f"dataset is {dataset!r}: choose {', '.join(get_args(Name))}")
         if dataset == "SVHN" and not importlib.util.find_spec("scipy"):
@@ -84,12 +68,7 @@ class TorchvisionDataModule(ImageDataModule):
             title=dataset,
             train_size=None,
             splits=("train", "test"),
-            batch_size=batch_size,
-            val_size=val_size,
-            split_seed=split_seed,
-            flip=flip,
-            shift=shift,
-            split_batches=split_batches,
+            **options,
         )
         self.save_hyperparameters()
         self.integrity = "as torchvision checks them"
