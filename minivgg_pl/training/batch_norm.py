@@ -1,4 +1,4 @@
-"""Batch norm's statistics, measured anew the way the network is used: with dropout off."""
+"""Batch norm statistics, measured with dropout off."""
 
 from collections.abc import Iterable
 
@@ -13,10 +13,10 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class BatchBuffer:
-    """An epoch's first training images, as the network got them, to measure the statistics on.
+    """An epoch's first training images, augmented, to measure the statistics on.
 
     Args:
-        least: How many to keep at least, as whole batches; with 0 none.
+        least: Smallest number of images to keep, in whole batches; with 0 none are kept.
     """
 
     def __init__(self, least: int) -> None:
@@ -42,9 +42,9 @@ class BatchBuffer:
 def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running mean and variance of each batch norm in `net` by their averages over `batches`.
 
-    Dropout raises the variance of what follows it, and running averages are taken while it is on: the statistics are
-    then wrong for the network as it is used (Li et al., "Understanding the Disharmony between Dropout and Batch
-    Normalization by Variance Shift", arXiv:1801.05134). Weights and modes stay as they are.
+    Dropout raises the variance of the layers behind it. Running averages are taken with dropout on, and so are wrong
+    for the network without it (Li et al., "Understanding the Disharmony between Dropout and Batch Normalization by
+    Variance Shift", arXiv:1801.05134). Weights and modes stay as they are.
 
     Args:
         net: The network, in any mode.

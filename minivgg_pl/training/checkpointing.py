@@ -18,7 +18,8 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder, write_atomically
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training.callbacks import EpochCallback, RunRecorder
-from minivgg_pl.training.module import LitMiniVGG, ends_epoch, stops_early
+from minivgg_pl.training.metrics import ends_epoch, stops_early
+from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.optim import make_optimizer
 
 

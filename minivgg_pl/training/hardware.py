@@ -17,11 +17,10 @@ TOP_PAD = 2**28
 
 
 def computes_bf16(device_type: str) -> bool:
-    """Tell whether this machine's `cuda` device or its CPU multiplies bfloat16 matrices natively."""
+    """Return whether this machine's `cuda` device or its CPU multiplies bfloat16 matrices natively."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # AVX-512 BF16, AMX, or Arm's: oneDNN falls back to converting each value on everything less. The processor's own
-    # flags, since torch 2.6 does not tell.
+    # AVX-512 BF16, AMX, or Arm's: without them oneDNN converts each value. torch 2.6 does not tell.
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
 
 
@@ -36,12 +35,11 @@ def choose_precision(accelerator: str) -> str:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees, in place of giving it back to the system; tell whether it could.
+    """Let this process keep the memory that it frees; return False, changing nothing, where there is no glibc.
 
-    By default glibc maps each tensor of more than 32 MB anew and unmaps it after use, and trims the heap's end. The
-    system then clears every page again in every step, for what batch norm, ReLU and pooling write once and read once:
-    a quarter of a step of `wide` in bfloat16 on an AMD EPYC (README). The peak stays the same; only what lies
-    free between two steps is no longer the system's. Other C libraries, and systems other than Linux, stay as they are.
+    By default glibc maps each tensor of more than 32 MB anew, unmaps it after use, and trims the heap's end. The system
+    then clears every page in every step: a quarter of a step of `wide` in bfloat16 on an AMD EPYC. The peak stays the
+    same, but memory that is free between two steps does not go back to the system.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,12 +1,25 @@
-"""Loss and accuracy of an epoch."""
+"""An epoch's end, and its loss and accuracy."""
 
 import math
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 NUM_SUMS = 4
+
+
+def ends_epoch(trainer: Trainer) -> bool:
+    """Return whether the batch just trained is the epoch's last: of the data, or because the trainer stops."""
+    return trainer.is_last_batch or trainer.global_step == trainer.max_steps or stops_early(trainer)
+
+
+def stops_early(trainer: Trainer) -> bool:
+    """Return whether the trainer was told to stop, as by EarlyStopping, and has trained its minimum."""
+    if not trainer.should_stop:
+        return False
+    return trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 
 class EpochMetrics:

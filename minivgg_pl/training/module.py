@@ -1,11 +1,11 @@
-"""LitMiniVGG, the system: loss, metrics, optimizer and schedule around the network."""
+"""LitMiniVGG, the Lightning module: loss, metrics, optimizer and schedule around the network."""
 
 import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
@@ -14,28 +14,16 @@ from minivgg_pl.errors import NonFiniteLossError
 from minivgg_pl.evaluation.metrics import class_metrics
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.training.batch_norm import BatchBuffer, average_over_devices, measure_statistics
-from minivgg_pl.training.metrics import NUM_SUMS, EpochMetrics
+from minivgg_pl.training.metrics import NUM_SUMS, EpochMetrics, ends_epoch
 from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule
 from minivgg_pl.weights.init_from import load_initial_weights
 
-# On a GPU, reading the loss waits for it, and several devices wait for each other: look for NaN this often (batches).
+# Reading the loss waits for the GPU, and several devices wait for each other: look for NaN this often (batches).
 FINITE_CHECK_INTERVAL = 50
 
 
-def ends_epoch(trainer: Trainer) -> bool:
-    """Return whether the batch just trained is the epoch's last: of the data, or because the trainer stops."""
-    return trainer.is_last_batch or trainer.global_step == trainer.max_steps or stops_early(trainer)
-
-
-def stops_early(trainer: Trainer) -> bool:
-    """Return whether the trainer was told to stop, as by EarlyStopping, and has trained its minimum."""
-    if not trainer.should_stop:
-        return False
-    return trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
-
-
 class LitMiniVGG(LightningModule):
-    """A mini VGG and how it is trained: by default as in the article, SGD and a rate that falls every batch.
+    """A mini VGG and its training; the defaults are the article's: SGD, and a rate that falls every batch.
 
     Batches are `(images, targets)`: images `(N, C, H, W)` float in [0, 1], 3x32x32 by default, targets
     `(N, num_classes)` float class probabilities, one-hot in this package's data modules. Logs train_loss, train_acc,
@@ -63,7 +51,7 @@ class LitMiniVGG(LightningModule):
         label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
             test losses are never smoothed.
         dropout_samples: How many dropout masks each image's features pass in a training step, from the last block's
-            dropout on; the loss is the mean over them (see `MiniVGG.forward`). Default: 1, as everywhere.
+            dropout on; the loss is the mean over them (see `MiniVGG.forward`). Default: 1, the usual.
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
@@ -74,7 +62,7 @@ class LitMiniVGG(LightningModule):
         in_channels: Channels of the images: 3 for colour, 1 for grey.
         init_from: Trained weights to start from in place of `init`: `classic`, `wide`, a run folder, a `.ckpt` or
             `.safetensors` file of this project, or a Keras `.weights.h5` of the article's model. A classifier for
-            another number of classes starts anew. Read when a fit begins, and not when one is resumed.
+            another number of classes starts anew. Read when a fit begins, not when it is resumed.
 
     Raises:
         ValueError: On a value out of range; an InputError when the weights to start from cannot be read.
@@ -106,12 +94,12 @@ class LitMiniVGG(LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
-        # Checkpoints hold plain types alone: a path in one could not be read back.
+        # A checkpoint with a path in it could not be read back.
         init_from = None if init_from is None else str(init_from)
         self.save_hyperparameters()
         check_hyperparameters(self.hparams)
         net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
-        # channels_last only orders the bytes in memory; state dict and results stay those of the plain layout.
+        # Only the order in memory changes; state dict and results stay the same.
         self.net = net.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_metrics = EpochMetrics()

@@ -1,4 +1,4 @@
-"""Optimizers and schedules: the article's SGD and decay, and MuonAdamW with a triangular schedule."""
+"""Optimizers and schedules: SGD and the article's decay, MuonAdamW and a triangular schedule."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ EPS = 1e-7
 
 
 def check_hyperparameters(hparams: Any) -> None:
-    """Check the values of LitMiniVGG that its network does not check.
+    """Check the hyperparameters of LitMiniVGG that its network does not check.
 
     Raises:
         ValueError: If one is out of range.
@@ -41,16 +41,16 @@ def check_hyperparameters(hparams: Any) -> None:
 
 
 def make_optimizer(net: MiniVGG, hparams: Any, clips_gradients: bool = False) -> torch.optim.Optimizer:
-    """Return the optimizer that `hparams`, those of LitMiniVGG, ask for.
+    """Return the optimizer that `hparams`, those of LitMiniVGG, describe.
 
-    On a CPU SGD passes over the weights once and not four times (`fused`), unless Lightning is to clip gradients, which
-    it refuses for fused optimizers under mixed precision.
+    On a CPU, SGD is `fused`: it reads the weights once and not four times. Not so with `clips_gradients`, because
+    Lightning does not clip for fused optimizers under mixed precision.
 
-    PyTorch's SGD keeps the rate outside the momentum buffer and Keras' inside. With the article's decay the two paths
-    part only as far as the rate changes within the momentum's memory of about ten batches: 0.025 % a batch.
+    PyTorch's SGD keeps the rate outside the momentum buffer, Keras' inside. With the article's decay they differ only
+    by the rate's change within the momentum's memory of about ten batches: 0.025 % a batch.
     """
     if hparams.optimizer == "sgd":
-        # None is torch's own choice: on a GPU all weights at once.
+        # With None torch chooses: on a GPU, all weights at once.
         fused = True if not clips_gradients and next(net.parameters()).device.type == "cpu" else None
         momentum = {"momentum": hparams.momentum, "nesterov": hparams.nesterov}
         return torch.optim.SGD(net.parameters(), lr=hparams.lr, **momentum, fused=fused)
@@ -61,12 +61,12 @@ def make_optimizer(net: MiniVGG, hparams: Any, clips_gradients: bool = False) ->
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, hparams: Any, num_updates: Callable[[], int]) -> LambdaLR:
-    """Return the schedule that `hparams` ask for, to be stepped after every update.
+    """Return the schedule that `hparams` describe, to be stepped after every update.
 
     Args:
-        optimizer: Whose groups' rates are scaled.
-        hparams: Those of LitMiniVGG.
-        num_updates: Tells how many updates the run makes in all; asked only by the triangular schedule.
+        optimizer: The schedule scales the rates of its groups.
+        hparams: LitMiniVGG's.
+        num_updates: Returns the number of updates of the whole run; called only for the triangular schedule.
     """
     if hparams.schedule == "decay":
         return LambdaLR(optimizer, lambda step: 1 / (1 + hparams.lr_decay * step))
@@ -80,7 +80,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, hparams: Any, num_updates: C
 def triangle(step: int, peak: int, total: int) -> float:
     """Return the share of the peak rate at update `step`, counted from 0, of `total`: up until `peak`, then down.
 
-    Neither the first nor the last update's rate is 0, which would waste it; beyond the last it stays 0.
+    A rate of 0 would waste the update: neither the first nor the last has it. After the last the rate is 0.
     """
     if step < peak:
         return (step + 1) / (peak + 1)
@@ -92,11 +92,11 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/) replaces a kernel's Nesterov momentum by the
     nearest matrix whose singular values are all about 1. Before each update a kernel is scaled to the norm
-    sqrt(out_channels); followed by batch norm, its norm hardly matters (not at all while its bias is 0). So `lr` is
-    the size of an update relative to the kernel, and needs no weight decay beside it.
+    sqrt(out_channels). Batch norm follows, so the kernel's norm hardly matters (not at all while its bias is 0). `lr`
+    is therefore the size of an update relative to the kernel, and no weight decay is needed.
 
-    `torch.optim.Muon` is not used: it takes no convolution kernels, keeps the norm free, and always iterates in
-    bfloat16, which a processor without it emulates.
+    `torch.optim.Muon` is not used: it takes no convolution kernels, does not fix the norm, and always iterates in
+    bfloat16, which many processors emulate.
 
     Args:
         kernels: Parameters of two or more dimensions, the first of them the outputs; `(O, I, 3, 3)` counts as the
@@ -123,7 +123,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share_with_adamw()
 
     def _share_with_adamw(self) -> None:
-        """Let AdamW work on this optimizer's own groups and state, so that schedules and checkpoints see one."""
+        """Let AdamW work on this optimizer's groups and state, so that schedules and checkpoints see one optimizer."""
         self._adamw = torch.optim.AdamW(self.param_groups[1:])
         self._adamw.state = self.state
 
@@ -152,7 +152,7 @@ class MuonAdamW(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(kernel)
         buffer = state["momentum_buffer"].mul_(momentum).add_(kernel.grad)
         direction = kernel.grad.add(buffer, alpha=momentum)
-        # Each kernel is one matrix, a row for each output. (O, H, W, I) is how channels_last lies in memory: a view.
+        # Each kernel is one matrix, a row for each output.
         matrix = _outputs_first(direction)
         update = orthogonalize(matrix)
         kernel.mul_(len(kernel) ** 0.5 / kernel.norm().clamp(min=EPS))
@@ -162,8 +162,8 @@ class MuonAdamW(torch.optim.Optimizer):
 def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     """Bring all singular values of `matrix` near 1, by Newton-Schulz iterations.
 
-    The iterations run on the small Gram matrix alone: every iterate is a polynomial of it times `matrix`, so the
-    large product is done twice in all and not twice an iteration.
+    The iterations run on the small Gram matrix alone, because every iterate is a polynomial of it times `matrix`: the
+    large product is done twice in all, not twice an iteration.
 
     Args:
         matrix: `(M, N)` float.
@@ -189,6 +189,7 @@ def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
 
 
 def _outputs_first(tensor: Tensor) -> Tensor:
+    # A view: in memory, channels_last is (O, H, W, I).
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).flatten(1)
     return tensor.flatten(1)

@@ -1,4 +1,4 @@
-"""What a finished run comes to: summary.json and the table on the screen."""
+"""A finished run's summary: summary.json and the table on the screen."""
 
 import math
 import statistics
@@ -13,17 +13,17 @@ from minivgg_pl.training.module import LitMiniVGG
 
 
 def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test: dict[str, float]) -> dict[str, Any]:
-    """Return the run's final numbers and what they depend on; reported are the last epoch's, never the best.
+    """Return the run's final numbers, those of the last epoch and never of the best, and what they depend on.
 
     Args:
         trainer: Has trained and tested.
         module: The trained module.
         recorder: Holds the epochs' rows.
-        test: `test_loss` and `test_acc` as `Trainer.test` returned them, or nothing where it was not tested.
+        test: `test_loss` and `test_acc` as `Trainer.test` returned them; empty without a test.
     """
     rows, data = recorder.rows, trainer.datamodule
     last = rows[-1] if rows else {}
-    # A run that was killed between its last epoch and its test, and resumed, trains no batch.
+    # A run that was killed in its test and is resumed trains no batch.
     num_images = recorder.num_train_images or num_train_images(trainer, trainer.num_training_batches)
     moving = sum(buffer.numel() for name, buffer in module.net.named_buffers() if "running" in name)
     trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
@@ -55,7 +55,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Return the small table that ends a run."""
+    """Return the table that a run prints at its end."""
 
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
