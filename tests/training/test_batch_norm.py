@@ -65,8 +65,8 @@ def test_measuring_leaves_the_training_as_it_was(fit):
 
 
 def test_half_precision_measures_too(synthetic_root, tmp_path):
-    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE, batch_size=100)
-    module = LitMiniVGG(batch_norm_images=100)
+    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE, batch_size=8)
+    module = LitMiniVGG(batch_norm_images=8)
     trainer(tmp_path, precision="bf16-true", limit_train_batches=1, limit_val_batches=0).fit(module, datamodule=data)
     assert module.net.block1.bn1.num_batches_tracked == 1
 

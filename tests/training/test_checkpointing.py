@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from minivgg_pl import CIFAR10DataModule, LitMiniVGG
+from minivgg_pl import LitMiniVGG
 from minivgg_pl.cli.command import main
 from minivgg_pl.cli.evaluate import _table
 from minivgg_pl.errors import InputError
@@ -204,20 +204,6 @@ def test_only_a_checkpoint_file_is_ever_removed(tmp_path):
     for path in (folder, other, own, f"local://{folder}"):
         AtomicCheckpointIO().remove_checkpoint(path)
     assert (folder.exists(), other.exists(), own.exists()) == (True, True, False)
-
-
-def test_the_loader_is_one_that_lightning_can_resume(synthetic_root):
-    data = CIFAR10DataModule(synthetic_root, dataset="synthetic", synthetic_size=200, batch_size=64)
-    data.setup("fit")
-    loader = data.train_dataloader()
-    batches = iter(loader)
-    first = [next(batches)[0] for _ in range(2)]
-    again = data.train_dataloader()
-    again.load_state_dict(loader.state_dict())
-    rest = [images for images, _ in again]
-    assert [len(images) for images in first + rest] == [64, 64, 64, 8]
-    # Once: the next epoch is a whole one.
-    assert len([images for images, _ in again]) == 4
 
 
 def test_a_run_that_stopped_inside_an_epoch_and_counted_it_is_not_taken_for_whole(
