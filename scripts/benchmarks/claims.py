@@ -1,7 +1,11 @@
-"""The measured results that the README claims, one row a finished run: results.csv, and the tables made from it."""
+"""The measured results that the README claims: results.csv, one row a finished run, and its tables and statistics.
+
+Accuracies are shares in [0, 1].
+"""
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +19,7 @@ from minivgg_pl.plots.article import article_rows
 from minivgg_pl.runs import folder as runs
 
 CLAIMS = Path(__file__).with_name("results.csv")
-# What a run must have in common with a claim to be compared with it.
+# A run is compared with a claim only if it has these in common with it.
 COMPARED = ("dataset", "train_images", "test_images")
 COLUMNS = (
     *("variant", "recipe", "epochs", "seed", "dataset", "train_images", "test_images"),
@@ -23,33 +27,46 @@ COLUMNS = (
     *("minutes", "device", "torch", "lightning", "precision", "git_revision", "weights_sha256"),
 )
 NUMBERS = {"epochs": int, "seed": int, "train_images": int, "test_images": int, "train_acc": float, "test_acc": float}
+# Of Student's t at 0.95, one-sided, for 1, 2, ... degrees of freedom: NIST/SEMATECH e-Handbook of Statistical Methods,
+# 1.3.6.7.2. The last one stands for more, the normal one for a standard deviation that is known.
+T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
+NORMAL_95 = 1.645
+# Standard deviation where none is known: half a point, about that of `classic` under the article's recipe.
+FLOOR = 0.005
 
 Result = dict[str, Any]
+Claims = dict[str, list[Result]]
 
 
 def name_of(result: Result) -> str:
-    """Return what a result is called on the command line: `classic-article`, or `wide-modern-60` in unusual epochs."""
+    """Return a result's name: `classic-article`, or `wide-modern-60` of unusual length."""
     name = f"{result['variant']}-{result['recipe']}"
     usual = recipe_options(result["recipe"]).get("trainer.max_epochs", ARCHITECTURES[result["variant"]].epochs)
     return name if result["epochs"] == usual else f"{name}-{result['epochs']}"
 
 
+def by_name(results: Sequence[Result]) -> Claims:
+    """Return the rows of each name, in their order."""
+    return {name: [row for row in results if name_of(row) == name] for name in dict.fromkeys(map(name_of, results))}
+
+
 def read_results(path: Path = CLAIMS) -> list[Result]:
-    """Read a results file; only the columns of NUMBERS are numbers.
+    """Read a results file. The columns of NUMBERS are numbers, the others text.
 
     Raises:
         InputError: If there is none at `path`, or it is not what `write_results` writes.
     """
     try:
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        if any(row["variant"] not in ARCHITECTURES or row["recipe"] not in RECIPES for row in rows):
-            raise ValueError("of other networks or recipes")
-        return [{column: NUMBERS.get(column, str)(row[column]) for column in COLUMNS} for row in rows]
+            return [{column: _typed(column, row[column]) for column in COLUMNS} for row in csv.DictReader(file)]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a results file") from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a results file; its columns are {','.join(COLUMNS)}") from error
+
+
+def _typed(column: str, value: Any) -> Any:
+    return NUMBERS.get(column, str)("" if value is None else value)
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
@@ -62,80 +79,48 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
 
 
 def add_result(path: Path, result: Result) -> bool:
-    """Append a row to the results file at `path`, which is made if need be; return whether it was not there yet.
+    """Add a row to the results file at `path`, which is made if need be; return whether it is new there.
 
     Raises:
         InputError: If the file has another row for the same seed.
     """
     results = read_results(path) if path.exists() else []
-    for other in results:
-        if (name_of(other), other["seed"]) == (name_of(result), result["seed"]):
-            if other == result:
-                return False
-            raise InputError(
-                f"{path}: it has another row for {name_of(result)}, seed {result['seed']}: remove it first"
-            )
-    write_results(path, sorted([*results, result], key=_order))
+    if result in results:
+        return False
+    if (name_of(result), result["seed"]) in ((name_of(other), other["seed"]) for other in results):
+        raise InputError(f"{path}: it has another row for {name_of(result)}, seed {result['seed']}: remove it first")
+    write_results(path, [*results, result])
     return True
 
 
-def _order(result: Result) -> tuple[Any, ...]:
-    # The article's results first, its networks in their order.
-    return result["recipe"], list(ARCHITECTURES).index(result["variant"]), result["epochs"], result["seed"]
-
-
 def result_of_run(folder: Path) -> Result:
-    """Return the row of a finished run; what older versions did not record stays empty.
+    """Return the row of a finished run.
 
     Raises:
         InputError: If the run is not finished, or has no recipe that it can be named after.
     """
     summary = runs.read_summary(folder)
-    if summary is None or summary.get("test_acc") is None or type(summary.get("seed")) is not int:
-        raise InputError(
-            f"{folder}: no finished run with a seed; give folders with a {runs.SUMMARY} of a tested network"
-        )
-    if not summary.get("recipe") or summary.get("init_from"):
+    if summary is None or summary.get("test_acc") is None:
+        raise InputError(f"{folder}: no finished run; give folders with a {runs.SUMMARY} of a tested network")
+    if summary.get("recipe") not in RECIPES or summary.get("init_from"):
         raise InputError(f"{folder}: its options are no recipe's, or it started from trained weights; give another run")
     try:
-        if summary["variant"] not in ARCHITECTURES or summary["recipe"] not in RECIPES:
-            raise ValueError("of another network or recipe")
-        return _row(summary | {"weights_sha256": summary.get("weights_sha256") or _checkpoints_hash(folder, summary)})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        git = summary["environment"]["git"]
+        row = {
+            **{column: summary.get(column) for column in COLUMNS},
+            **{name: f"{summary[name]:.6g}" for name in ("train_loss", "test_loss")},
+            # Float32 has seven digits, and 50,000 images need five.
+            **{name: round(summary[name], 6) for name in ("train_acc", "test_acc")},
+            "minutes": f"{summary['minutes']:.1f}",
+            **{name: summary["versions"][name] for name in ("torch", "lightning")},
+            "git_revision": git["revision"] + ("" if git["clean"] else "-dirty") if git else None,
+        }
+        return {column: _typed(column, value) for column, value in row.items()}
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / runs.SUMMARY} is damaged, or not train.py's: give another run") from error
 
 
-def _checkpoints_hash(folder: Path, summary: Result) -> str | None:
-    """Return what a run from before summaries had the hash would have written."""
-    # Late: torch takes seconds to import.
-    from minivgg_pl.runs.environment import weights_sha256
-    from minivgg_pl.weights.load import load_trained
-
-    trained = load_trained(folder)
-    return weights_sha256(trained.net) if trained.metadata.get("epochs") == summary["epochs"] else None
-
-
-def _row(summary: Result) -> Result:
-    git = summary.get("environment", {}).get("git")
-    result = {column: summary.get(column) for column in COLUMNS} | {
-        **{name: f"{summary[name]:.6g}" for name in ("train_loss", "test_loss")},
-        # Float32 has seven digits, and 50,000 images need five.
-        **{name: round(summary[name], 6) for name in ("train_acc", "test_acc")},
-        "minutes": f"{summary['minutes']:.1f}",
-        **{name: summary["versions"][name] for name in ("torch", "lightning")},
-        "git_revision": git["revision"] + ("" if git["clean"] else "-dirty") if git else None,
-    }
-    # As it is read back.
-    return {name: NUMBERS.get(name, str)("" if value is None else value) for name, value in result.items()}
-
-
-def claims_by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Return the rows of each name, in the file's order."""
-    names = dict.fromkeys(map(name_of, results))
-    return {name: [row for row in results if name_of(row) == name] for name in names}
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float]) -> str:
     """Return shares as per cent: the mean, and with two or more the sample standard deviation."""
     mean = f"{statistics.mean(values) * 100:.2f}"
     return f"{mean} ± {statistics.stdev(values) * 100:.2f} %" if len(values) > 1 else f"{mean} %"
@@ -143,23 +128,45 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 def result_tables(results: Sequence[Result]) -> tuple[str, str]:
     """Return the README's two tables: the article's recipe beside the article, and the other recipes."""
-    claims = claims_by_name(results)
     ours = [
         "| network | epochs | seeds | train accuracy | article | test accuracy | article |",
         "|---|---|---|---|---|---|---|",
     ]
     others = ["| network | recipe | epochs | seeds | train accuracy | test accuracy |", "|---|---|---|---|---|---|"]
-    for rows in claims.values():
+    for rows in by_name(results).values():
         variant, recipe, epochs = (rows[0][column] for column in ("variant", "recipe", "epochs"))
         train, test = ([row[column] for row in rows] for column in ("train_acc", "test_acc"))
         if recipe == "article":
-            theirs = article_rows(variant)[-1]
-            cells = [f"`{variant}`", epochs, len(rows), mean_and_spread(train), f"{theirs['train_acc']:.2%}"]
-            cells += [mean_and_spread(test), f"{theirs['val_acc']:.2%}"]
+            article = article_rows(variant)[-1]
+            theirs = [f"{article[column] * 100:.2f} %" for column in ("train_acc", "val_acc")]
+            cells = [f"`{variant}`", epochs, len(rows), mean_and_deviation(train), theirs[0]]
+            cells += [mean_and_deviation(test), theirs[1]]
         else:
             each = f" ({', '.join(f'{accuracy * 100:.2f}' for accuracy in test)})" if len(test) > 1 else ""
-            cells = [f"`{variant}`", f"`{recipe}`", epochs, len(rows), mean_and_spread(train)]
-            cells.append(mean_and_spread(test) + each)
-        line = f"| {' | '.join(map(str, cells))} |".replace("%", " %").replace("  %", " %")
-        (ours if recipe == "article" else others).append(line)
+            cells = [f"`{variant}`", f"`{recipe}`", epochs, len(rows), mean_and_deviation(train)]
+            cells.append(mean_and_deviation(test) + each)
+        (ours if recipe == "article" else others).append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(ours), "\n".join(others)
+
+
+def pooled_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Return the standard deviation within groups and its degrees of freedom, 0 if no group has two values."""
+    groups = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum((len(group) - 1) * statistics.variance(group) for group in groups)
+    return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
+
+
+def tolerance(num_measured: int, claimed: Sequence[float], others: Sequence[Sequence[float]]) -> float:
+    """Return by how much the mean of new seeds may lie below the mean of the claimed ones.
+
+    One-sided prediction interval: t(0.95) s sqrt(1/n + 1/m) for n new and m claimed seeds. s is the claim's own
+    standard deviation; with one claimed seed that of `others`, pooled; without those FLOOR, taken as known.
+    """
+    deviation, freedom = pooled_deviation([claimed])
+    if not freedom:
+        deviation, freedom = pooled_deviation(others)
+    factor = T_95[min(freedom, len(T_95)) - 1]
+    if not freedom:
+        deviation, factor = FLOOR, NORMAL_95
+    return factor * deviation * math.sqrt(1 / num_measured + 1 / len(claimed))

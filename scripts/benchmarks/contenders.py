@@ -1,143 +1,206 @@
-"""What all contenders in `race.py` share, and ours: the recipes through the command's Trainer.
-
-A contender trains for some epochs, validates after each, and returns a `Race`. Nothing before the first real batch is
-on the clock: imports, warm-up batches, tracing.
-"""
+"""The contenders of `race.py`, one class each."""
 
 import argparse
-import resource
-import sys
+import importlib.util
 import tempfile
-import time
-from pathlib import Path
-from typing import Any, NamedTuple
-
-# Works from a clone, installed or not.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
+from common import DEFAULT_BATCH_SIZE, WARM_UP_BATCHES, Race, data_options, load_arrays
 
-from minivgg_pl.cli.recipes import RECIPES
+from minivgg_pl.cli.recipes import RECIPES, recipe_arguments
+from minivgg_pl.models.architectures import ARCHITECTURES
 
-OURS = RECIPES
-CONTENDERS = (*OURS, "bare", "graph", "tutorial", "keras")
-# Of those that are not ours.
-DEFAULT_BATCH_SIZE = 64
-WARM_UP_BATCHES = 5
+# Heavy imports are late: TensorFlow and torch in one process end in a segmentation fault.
 
 
-class Race(NamedTuple):
-    """What one contender did.
+class Contender(ABC):
+    """One side of a race.
 
     Attributes:
-        train_seconds: Of each epoch's batches, without validation.
-        seconds: From the first batch to the end of each epoch, validation included.
-        val_acc: Accuracy on the validation images after each epoch, in [0, 1].
-        peak_mb: Largest resident memory of the process and of its workers, in MB; on a GPU, of the device.
+        name: What it is called on the command line.
+        description: What the help says of it.
     """
 
-    train_seconds: list[float]
-    seconds: list[float]
-    val_acc: list[float]
-    peak_mb: float
+    name: str
+    description: str
+
+    def missing(self, args: argparse.Namespace) -> str | None:
+        """Return what it lacks to run with these options, or None."""
+        return None
+
+    @abstractmethod
+    def run(self, args: argparse.Namespace) -> Race:
+        """Train for `args.epochs` epochs, validating after each."""
 
 
-class Stopwatch:
-    """Notes the ends of batches and epochs; every contender calls it at the same places."""
+class Recipe(Contender):
+    """A recipe through what `scripts/train.py` builds, run folder included."""
 
-    def __init__(self) -> None:
-        self.train_seconds: list[float] = []
-        self.seconds: list[float] = []
-        self.val_acc: list[float] = []
+    def __init__(self, name: str) -> None:
+        self.name, self.description = name, f"the {name} recipe through scripts/train.py's Trainer"
 
-    def epoch_starts(self) -> None:
-        """Start the epoch's clock."""
-        self.epoch_start = time.perf_counter()
-        if not self.seconds and not self.train_seconds:
-            self.start = self.epoch_start
+    def run(self, args: argparse.Namespace) -> Race:
+        import torch
+        from loops import StepProfile, TinyNetwork
 
-    def batches_done(self) -> None:
-        """Note that the epoch's last update is done."""
-        self.train_seconds.append(time.perf_counter() - self.epoch_start)
+        from minivgg_pl.cli.lightning_cli import MiniVGGCLI
+        from minivgg_pl.training.hardware import keep_freed_memory
 
-    def epoch_ends(self, val_acc: float) -> None:
-        """Note that the validation is done."""
-        self.seconds.append(time.perf_counter() - self.start)
-        self.val_acc.append(float(val_acc))
+        keep_freed_memory()
+        race = Race()
+        epochs = [f"--trainer.max_epochs={args.epochs}"] if args.epochs else []
+        with tempfile.TemporaryDirectory() as folder:
+            for length in ([f"--trainer.fast_dev_run={WARM_UP_BATCHES}"], epochs):
+                cli = MiniVGGCLI([*self.options(args), f"--trainer.default_root_dir={folder}", *args.option, *length])
+                if args.tiny:
+                    cli.model.net = TinyNetwork()
+                cli.datamodule.setup("fit")
+                cli.datamodule.train_set = cli.datamodule.train_set.subset(torch.arange(args.images))
+                if length is epochs:
+                    first, last = clock(race)
+                    cli.trainer.callbacks = [first, *cli.trainer.callbacks, last, *[StepProfile()] * args.profiled]
+                cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        return race
 
-    def race(self) -> Race:
-        """Return what was noted, with the memory that it took."""
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        kilobytes += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        torch = sys.modules.get("torch")
-        on_gpu = torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
-        peak = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else kilobytes * 1024 / 1e6
-        return Race(self.train_seconds, self.seconds, self.val_acc, peak)
-
-
-def data_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return CIFAR10DataModule's arguments; the drawn set is made as large as is asked."""
-    options: dict[str, Any] = {"root": args.root, "dataset": args.dataset}
-    if args.dataset == "synthetic":
-        options["synthetic_size"] = args.images
-    return options
+    def options(self, args: argparse.Namespace) -> list[str]:
+        """Return the options of `scripts/train.py`."""
+        options = [*recipe_arguments(self.name), f"--model.variant={args.variant}", "--native_bf16=true"]
+        options += [f"--data.{name}={value}" for name, value in data_options(args).items()]
+        options += [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_model_summary")]
+        options.append("--trainer.accelerator=gpu" if args.gpus else "--trainer.accelerator=cpu")
+        return options + [f"--data.batch_size={args.batch_size}"] * bool(args.batch_size)
 
 
-def store_arrays(args: argparse.Namespace, folder: str) -> None:
-    """Make sure of the data, and keep them as plain arrays for contenders that cannot live beside torch."""
-    from minivgg_pl.data.cifar10 import CIFAR10DataModule
-
-    data = CIFAR10DataModule(**data_options(args))
-    data.prepare_data()
-    data.setup("fit")
-    for name, part, size in (("train", data.train_set, args.images), ("val", data.val_set, None)):
-        np.save(f"{folder}/{name}_images.npy", part.images[:size].numpy())
-        np.save(f"{folder}/{name}_labels.npy", part.labels[:size].numpy())
-
-
-def load_arrays(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return `(images (N, 32, 32, 3) uint8, labels (N,) int64)`, for training and for validation, without torch.
-
-    TensorFlow and torch in one process end in a segmentation fault.
-    """
-    return [
-        (np.load(f"{args.arrays}/{name}_images.npy"), np.load(f"{args.arrays}/{name}_labels.npy"))
-        for name in ("train", "val")
-    ]
-
-
-def run_ours(args: argparse.Namespace, recipe: str, *extra: Any) -> Race:
-    """Train through what `scripts/train.py` builds, run folder included, with the callbacks `extra`."""
-    import torch
+def clock(race: Race) -> list[Any]:
+    """Return Lightning callbacks that note the times of `race`: one to call before all others, one after them."""
     from lightning.pytorch.callbacks import LambdaCallback
 
-    from minivgg_pl.cli.lightning_cli import MiniVGGCLI
-    from minivgg_pl.cli.recipes import recipe_arguments
-    from minivgg_pl.training.hardware import keep_freed_memory
+    first = LambdaCallback(
+        on_train_epoch_start=lambda *_: race.epoch_starts(), on_validation_start=lambda *_: race.batches_done()
+    )
+    last = LambdaCallback(on_train_epoch_end=lambda trainer, _: race.epoch_ends(trainer.callback_metrics["val_acc"]))
+    return [first, last]
 
-    keep_freed_memory()
-    options = [*recipe_arguments(recipe), f"--model.variant={args.variant}", "--native_bf16=true"]
-    options += [f"--data.{name}={value}" for name, value in data_options(args).items()]
-    options += [f"--trainer.{name}" for name in ("enable_progress_bar=false", "enable_model_summary=false")]
-    options += ["--trainer.accelerator=gpu" if args.gpus else "--trainer.accelerator=cpu", *args.option]
-    if args.batch_size:
-        options.append(f"--data.batch_size={args.batch_size}")
-    watch = Stopwatch()
-    with tempfile.TemporaryDirectory() as folder:
-        options.append(f"--trainer.default_root_dir={folder}")
-        epochs = [f"--trainer.max_epochs={args.epochs}"] if args.epochs else []
-        for length in ([f"--trainer.fast_dev_run={WARM_UP_BATCHES}"], epochs):
-            cli = MiniVGGCLI([*options, *length])
-            cli.datamodule.setup("fit")
-            cli.datamodule.train_set = cli.datamodule.train_set.subset(torch.arange(args.images))
-            first = LambdaCallback(
-                on_train_epoch_start=lambda *_: watch.epoch_starts(),
-                on_validation_start=lambda *_: watch.batches_done(),
-            )
-            last = LambdaCallback(
-                on_train_epoch_end=lambda trainer, _: watch.epoch_ends(trainer.callback_metrics["val_acc"])
-            )
-            if not cli.trainer.fast_dev_run:
-                cli.trainer.callbacks = [first, *cli.trainer.callbacks, last, *extra]
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    return watch.race()
+
+class Bare(Contender):
+    """A loop without Lightning."""
+
+    name = "bare"
+    description = "a bare PyTorch loop around the article recipe's network, images and optimizer"
+
+    def run(self, args: argparse.Namespace) -> Race:
+        from loops import BareLoop
+
+        return BareLoop(args).run()
+
+
+class Graph(Contender):
+    """A loop without Lightning, its updates captured."""
+
+    name = "graph"
+    description = "the same with each update as one CUDA graph (--gpus 1)"
+
+    def missing(self, args: argparse.Namespace) -> str | None:
+        return None if args.gpus else "a CUDA graph needs --gpus 1"
+
+    def run(self, args: argparse.Namespace) -> Race:
+        from loops import GraphLoop
+
+        return GraphLoop(args).run()
+
+
+class Tutorial(Contender):
+    """Lightning without this package's data and metrics."""
+
+    name = "tutorial"
+    description = "Lightning as tutorials use it: torchvision transforms, 2 workers, metrics logged every step"
+
+    def run(self, args: argparse.Namespace) -> Race:
+        from lightning.pytorch import Trainer
+        from loops import Images, TutorialModule
+        from torch.utils.data import DataLoader
+
+        train, val = load_arrays(args)
+        batch = args.batch_size or DEFAULT_BATCH_SIZE
+        options = {"batch_size": batch, "num_workers": 2, "persistent_workers": True}
+        # Batch norm cannot train on a last batch of one image.
+        shuffled = DataLoader(Images(*train), shuffle=True, drop_last=len(train[0]) % batch == 1, **options)
+        loaders = shuffled, DataLoader(Images(*val), **options)
+        for epochs, limit in ((1, WARM_UP_BATCHES), (args.epochs or ARCHITECTURES[args.variant].epochs, None)):
+            race = Race()
+            with tempfile.TemporaryDirectory() as folder:
+                trainer = Trainer(
+                    max_epochs=epochs,
+                    limit_train_batches=limit,
+                    limit_val_batches=limit,
+                    accelerator="gpu" if args.gpus else "cpu",
+                    devices=1,
+                    callbacks=clock(race),
+                    num_sanity_val_steps=0,
+                    default_root_dir=folder,
+                    enable_model_summary=False,
+                )
+                trainer.fit(TutorialModule(args.variant), *loaders)
+        return race
+
+
+class Keras(Contender):
+    """The original."""
+
+    name = "keras"
+    description = "the article's code in Keras 3 on TensorFlow (pip install tensorflow-cpu keras)"
+
+    def missing(self, args: argparse.Namespace) -> str | None:
+        is_here = importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras")
+        return None if is_here else "packages are not installed: pip install tensorflow-cpu keras"
+
+    def run(self, args: argparse.Namespace) -> Race:
+        import keras
+
+        batch = args.batch_size or DEFAULT_BATCH_SIZE
+        model = article_model(args.variant)
+        decay = keras.optimizers.schedules.InverseTimeDecay(0.01, decay_steps=1, decay_rate=0.01 / 40)
+        optimizer = keras.optimizers.SGD(learning_rate=decay, momentum=0.9, nesterov=True)
+        model.compile(optimizer=optimizer, loss="categorical_crossentropy", metrics=["accuracy"])
+        train, val = [
+            (images.astype("float32") / 255, np.eye(10, dtype="float32")[labels])
+            for images, labels in load_arrays(args)
+        ]
+        # The warm-up has last batches of the same size, so that no shape is traced on the clock.
+        few = [[array[: WARM_UP_BATCHES * batch + len(array) % batch] for array in pair] for pair in (train, val)]
+        model.fit(*few[0], batch_size=batch, validation_data=tuple(few[1]), verbose=0)
+        race = Race()
+        callback = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda *_: race.epoch_starts(),
+            on_test_begin=lambda *_: race.batches_done(),
+            on_epoch_end=lambda _, logs: race.epoch_ends(logs["val_accuracy"]),
+        )
+        epochs = args.epochs or ARCHITECTURES[args.variant].epochs
+        model.fit(*train, batch_size=batch, validation_data=val, epochs=epochs, verbose=0, callbacks=[callback])
+        return race
+
+
+def article_model(variant: str) -> Any:
+    """Build the article's network in Keras."""
+    import keras
+    from keras import layers
+
+    architecture = ARCHITECTURES[variant]
+    model = keras.Sequential([keras.Input((32, 32, 3))])
+    for block in architecture.blocks:
+        for width in block:
+            model.add(layers.Conv2D(width, (3, 3), padding="same", activation="relu"))
+            model.add(layers.BatchNormalization())
+        model.add(layers.MaxPooling2D((2, 2)))
+        model.add(layers.Dropout(architecture.block_dropout))
+    model.add(layers.Flatten())
+    model.add(layers.Dense(architecture.dense_units, activation="relu"))
+    model.add(layers.BatchNormalization())
+    model.add(layers.Dropout(architecture.dense_dropout))
+    model.add(layers.Dense(10, activation="softmax"))
+    return model
+
+
+CONTENDERS = {contender.name: contender for contender in (*map(Recipe, RECIPES), Bare(), Graph(), Tutorial(), Keras())}
