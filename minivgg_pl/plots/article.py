@@ -1,8 +1,8 @@
-"""The article's own results, epoch by epoch, to draw and compare with. Standard library only.
+"""The article's own results, epoch by epoch.
 
 Source: Rashida Nasrin Sucky, "Complete Implementation of a Mini VGG Network for Image Recognition", Towards Data
-Science, 27 February 2023. Two things to know before comparing: its "validation" set is CIFAR-10's test set, and its
-train columns are running averages over the epoch, measured with dropout on while the weights still move.
+Science, 27 February 2023. Its validation set is CIFAR-10's test set. Its train columns are averages over the epoch,
+measured with dropout on while the weights change.
 """
 
 import csv

@@ -1,34 +1,29 @@
-"""Numbers in, image out: learning curves and races."""
+"""Learning curves, and accuracy against training time."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LinearLocator, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from minivgg_pl.plots.figure import new_axes, save_figure
 
 Rows = Sequence[Mapping[str, float]]
+# Name, seconds since the start, accuracy in [0, 1] at each.
+TimedCurve = tuple[str, Sequence[float], Sequence[float]]
 
 # Vermillion and blue of Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with any colour vision.
 LOSS_COLOUR, ACCURACY_COLOUR = "#D55E00", "#0072B2"
 # The rest of that palette's dark colours, for lines that stand for whole trainings.
 CONTENDER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Quantity, column of the rows, colour; in the order of the legend, which fills column by column.
-CURVES = (
-    ("loss", "train_loss", LOSS_COLOUR),
-    ("loss", "val_loss", LOSS_COLOUR),
-    ("accuracy", "train_acc", ACCURACY_COLOUR),
-    ("accuracy", "val_acc", ACCURACY_COLOUR),
-)
 LINE_WIDTH = 1.8
-# Loss and accuracy share one axis, as in the article: a loss above this is cut off, so that accuracy keeps its room.
-LOSS_CEILING = 2.0
-# Up to here every epoch shows its marker; beyond, markers shrink to the line's width and show lone points only.
+# Beyond this number of epochs, markers shrink to the width of the line.
 MAX_MARKED_EPOCHS = 30
+# Ticks at the same heights on both axes: one grid serves both.
+NUM_TICKS = 6
 
 
 def draw_curves(
@@ -41,27 +36,74 @@ def draw_curves(
             `val_acc` (in [0, 1]). A value may be nan: its point is left out. The legend gives the last row's values.
         path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above the chart.
-        reference: Rows of the article, as `minivgg_pl.article.article_rows` returns them, drawn pale behind `rows`.
-        val_label: What the validation set is called in the legend, `"test"` for instance.
+        reference: Rows of the article, as `minivgg_pl.plots.article.article_rows` returns them, drawn pale behind
+            `rows`.
+        val_label: Name of the validation set in the legend, `"test"` for instance.
 
     Raises:
         ValueError: If `rows` is empty.
     """
+    save_figure(curves_figure(rows, title, reference, val_label), Path(path))
+
+
+def curves_figure(rows: Rows, title: str, reference: Rows | None = None, val_label: str = "validation") -> Figure:
+    """Return the chart of `draw_curves`: loss on the left axis, accuracy on the right axis."""
     if not rows:
         raise ValueError("rows is empty: give at least one epoch to draw")
-    save_figure(_curves_figure(rows, title, reference or [], val_label), Path(path))
+    reference = reference or []
+    figure, loss_axes = new_axes(7.5, 4.8, title)
+    accuracy_axes = loss_axes.twinx()
+    accuracy_axes.spines["top"].set_visible(False)
+    last = rows[-1]
+    for axes, suffix, colour, quantity in (
+        (loss_axes, "loss", LOSS_COLOUR, "loss {:.4f}"),
+        (accuracy_axes, "acc", ACCURACY_COLOUR, "accuracy {:.2%}"),
+    ):
+        for stage, name, line in (("train", "train", "--"), ("val", val_label, "-")):
+            key = f"{stage}_{suffix}"
+            style = {"color": colour, "linestyle": line}
+            axes.plot(*_points(reference, key), **style, linewidth=1.2, alpha=0.4)
+            style |= {"marker": "o", "markerfacecolor": "white" if stage == "train" else colour}
+            style |= {"markersize": 4.5 if len(rows) <= MAX_MARKED_EPOCHS else LINE_WIDTH}
+            label = f"{name} {quantity.format(last[key])}"
+            axes.plot(*_points(rows, key), **style, linewidth=LINE_WIDTH, label=label, zorder=3)
+    handles = loss_axes.get_legend_handles_labels()[0] + accuracy_axes.get_legend_handles_labels()[0]
+    if reference:
+        handles.append(Line2D([], [], color="0.6", linewidth=1.2, label="article"))
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=(len(handles) + 1) // 2, handlelength=3)
+    legend.set_title(f"after epoch {last['epoch']:g}:")
+    legend.set_frame_on(False)
+    _set_axes(loss_axes, accuracy_axes, [*rows, *reference])
+    return figure
+
+
+def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    return [row["epoch"] for row in rows], [row[key] for row in rows]
+
+
+def _set_axes(loss_axes: Axes, accuracy_axes: Axes, rows: Rows) -> None:
+    epochs = [row["epoch"] for row in rows]
+    loss_axes.set_xlabel("epoch")
+    loss_axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    loss_axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    losses = [row[key] for row in rows for key in ("train_loss", "val_loss") if math.isfinite(row[key])]
+    # Halves: six ticks then have one decimal.
+    loss_axes.set_ylim(0, math.ceil(2 * max([*losses, 0.5])) / 2)
+    accuracy_axes.set_ylim(0, 1)
+    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    for axes, name, colour in ((loss_axes, "loss", LOSS_COLOUR), (accuracy_axes, "accuracy", ACCURACY_COLOUR)):
+        axes.set_ylabel(name, color=colour)
+        axes.yaxis.set_major_locator(LinearLocator(NUM_TICKS))
+    loss_axes.grid(color="0.9", linewidth=0.8)
 
 
 def draw_accuracy_against_time(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    path: str | Path,
-    title: str,
-    target: tuple[str, float] | None = None,
+    curves: Sequence[TimedCurve], path: str | Path, title: str, target: tuple[str, float] | None = None
 ) -> None:
-    """Draw accuracy against wall time, one line for each contender, and write it to `path`.
+    """Draw accuracy against wall time, one line for each training, and write it to `path`.
 
     Args:
-        curves: By name, in the legend's order: seconds since the start, all above 0 (the axis is logarithmic, in
+        curves: In the legend's order: name, seconds since the start, all above 0 (the axis is logarithmic, in
             minutes), and the accuracy in [0, 1] at each.
         path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above the chart.
@@ -70,87 +112,27 @@ def draw_accuracy_against_time(
     Raises:
         ValueError: If `curves` is empty.
     """
+    save_figure(time_figure(curves, title, target), Path(path))
+
+
+def time_figure(curves: Sequence[TimedCurve], title: str, target: tuple[str, float] | None = None) -> Figure:
+    """Return the chart of `draw_accuracy_against_time`."""
     if not curves:
-        raise ValueError("curves is empty: give at least one contender to draw")
-    save_figure(_race_figure(curves, title, target), Path(path))
-
-
-def _curves_figure(rows: Rows, title: str, reference: Rows, val_label: str) -> Figure:
+        raise ValueError("curves is empty: give at least one training to draw")
     figure, axes = new_axes(7.5, 4.8, title)
-    marked = len(rows) <= MAX_MARKED_EPOCHS
-    for quantity, key, colour in CURVES:
-        train = key.startswith("train")
-        style = {"color": colour, "linestyle": "--" if train else "-"}
-        axes.plot(*_points(reference, key), **style, linewidth=1.2, alpha=0.4)
-        style |= {"marker": "o", "markersize": 4.5 if marked else LINE_WIDTH}
-        style |= {"markerfacecolor": "white" if train and marked else colour}
-        label = f"{'train' if train else val_label} {quantity} {rows[-1][key]:.4f}"
-        axes.plot(*_points(rows, key), **style, linewidth=LINE_WIDTH, label=label, zorder=3)
-    handles = axes.get_legend_handles_labels()[0]
-    if reference:
-        handles.append(Line2D([], [], color="0.6", linewidth=1.2, label="article"))
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=(len(handles) + 1) // 2, handlelength=3)
-    legend.set_title(f"after epoch {rows[-1]['epoch']:g}:")
-    legend.set_frame_on(False)
-    _set_curve_axes(axes, [*rows, *reference])
-    return figure
-
-
-def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    return [row["epoch"] for row in rows], [row[key] for row in rows]
-
-
-def _loss_ceiling(rows: Rows) -> float:
-    """Return LOSS_CEILING, or what shows at least the lowest point of each loss where all of one lies above."""
-    finite = [[row[key] for row in rows if np.isfinite(row[key])] for key in ("train_loss", "val_loss")]
-    return max([LOSS_CEILING, *(np.ceil(min(losses) * 10) / 10 for losses in finite if losses)])
-
-
-def _set_curve_axes(axes: Axes, rows: Rows) -> None:
-    axes.set_xlabel("epoch")
-    axes.grid(color="0.9", linewidth=0.8)
-    epochs = [row["epoch"] for row in rows]
-    # Never more than half an epoch of margin: there is no epoch 0 to show.
-    margin = min(0.02 * (max(epochs) - min(epochs)) or 0.5, 0.5)
-    axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    highest = np.nanmax([1.0, *(row[key] for row in rows for key in ("train_loss", "val_loss"))])
-    ceiling = _loss_ceiling(rows)
-    axes.set_ylim(0, 1.05 * min(highest, ceiling))
-    axes.yaxis.set_major_locator(MultipleLocator(0.2) if ceiling <= LOSS_CEILING else MaxNLocator(10))
-    cut = f" (cut off above {ceiling:g})" if highest > ceiling else ""
-    axes.set_ylabel(f"loss{cut} / accuracy")
-
-
-def _race_figure(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, target: tuple[str, float] | None
-) -> Figure:
-    figure, axes = new_axes(7.5, 4.8, title)
-    for number, (name, (seconds, accuracies)) in enumerate(curves.items()):
+    for number, (name, seconds, accuracies) in enumerate(curves):
         style = {"color": CONTENDER_COLOURS[number % len(CONTENDER_COLOURS)], "marker": "o", "markersize": 4}
-        label = f"{name}: {accuracies[-1]:.2%} after {seconds[-1] / 60:.1f} min"
+        label = f"{name}: {accuracies[-1]:.1%} after {seconds[-1] / 60:.1f} min"
         axes.plot([s / 60 for s in seconds], accuracies, **style, linewidth=LINE_WIDTH, label=label)
     if target is not None:
-        axes.axhline(target[1], color="0.5", linewidth=1.2, linestyle="--")
-        axes.annotate(
-            f"{target[0]}, {target[1]:.2%}",
-            (0.01, target[1]),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 4),
-            textcoords="offset points",
-            color="0.35",
-            # Lines may run through it.
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-            zorder=4,
-        )
+        # Named in the legend: lines may run through any place in the chart.
+        axes.axhline(target[1], color="0.5", linewidth=1.2, linestyle="--", label=f"{target[0]}: {target[1]:.2%}")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("minutes (logarithmic), validation included")
-    axes.set_ylabel("accuracy on the test set")
+    axes.set(xlabel="minutes (logarithmic), validation included", ylabel="accuracy on the test set")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color="0.9", linewidth=0.8)
-    # Below: in the chart no corner is free of lines for sure.
     figure.legend(loc="outside lower center", frameon=False)
     return figure

@@ -1,7 +1,4 @@
-"""A figure made and saved: what every image of this project shares.
-
-Matplotlib's object-oriented API on the Agg canvas, never pyplot: no global state, no display, any thread.
-"""
+"""Figures without pyplot: no global state, no display, any thread."""
 
 import io
 import textwrap
@@ -16,12 +13,12 @@ from minivgg_pl.files import write_atomically
 # Twice the width of a README column, so that text stays crisp on a high-density screen.
 DPI = 240
 TITLE_SIZE = 12
-# Letters of a title in an inch of width, in Matplotlib's own font; measured, with some to spare.
+# In Matplotlib's own font; measured, with some to spare.
 TITLE_LETTERS_PER_INCH = 10
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of `width` x `height` inches whose parts find their own places."""
+    """Return an empty figure of `width` x `height` inches with a constrained layout."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -33,17 +30,17 @@ def title_lines(width: float, title: str) -> list[str]:
 
 
 def draw_title(figure: Figure, title: str) -> None:
-    """Write the title above all parts of the figure, in as many lines as its width asks for."""
+    """Write the title above all parts of the figure, wrapped to its width."""
     figure.suptitle(as_text("\n".join(title_lines(figure.get_figwidth(), title))), fontsize=TITLE_SIZE)
 
 
 def as_text(text: str) -> str:
-    """Return what Matplotlib draws as `text`: dollars are not mathematics, and a file's name need not be Unicode."""
+    """Return `text` with dollars escaped (mathtext) and undecodable bytes of file names replaced."""
     return text.encode(errors="replace").decode().replace("$", r"\$")
 
 
 def new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    """Return a figure with one pair of axes under a title, open at the top and on the right."""
+    """Return a figure with one pair of axes under a title, without spines at the top and on the right."""
     figure = new_figure(width, height)
     axes = figure.add_subplot()
     draw_title(figure, title)

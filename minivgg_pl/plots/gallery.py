@@ -1,4 +1,4 @@
-"""Images of images: rows of small images, each with a line or two below it."""
+"""Rows of small images with captions."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import numpy as np
 from minivgg_pl.plots.figure import TITLE_SIZE, as_text, draw_title, new_figure, save_figure, title_lines
 
 MAX_COLUMNS = 8
-# A narrower figure would have no room for its title.
+# Room for a title.
 MIN_COLUMNS = 3
 CELL_INCHES = 1.15
 CAPTION_SIZE = 8
 LINE_SPACING = 1.2  # Matplotlib's
 POINTS_PER_INCH = 72
-# Caption lines are cut here, where they would run into the next image.
+# Longer lines would run into the next image.
 MAX_CAPTION_LETTERS = 18
 
 
@@ -25,16 +25,11 @@ def draw_gallery(
     """Draw images in rows, each above its caption, and write them to `path`.
 
     Args:
-        images: `(H, W, 3)` or `(H, W, 1)` uint8 each.
+        images: One or more, `(H, W, 3)` or `(H, W, 1)` uint8 each.
         captions: One for each image; a line break starts a second line.
         path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above all, or None.
-
-    Raises:
-        ValueError: If there are no images, or not a caption for each.
     """
-    if not images or len(images) != len(captions):
-        raise ValueError(f"{len(images)} images with {len(captions)} captions: give one each, and at least one")
     columns = min(len(images), MAX_COLUMNS)
     rows = math.ceil(len(images) / columns)
     caption_lines = max(caption.count("\n") for caption in captions) + 1
@@ -45,13 +40,11 @@ def draw_gallery(
         draw_title(figure, title)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, number)
-        # Pixels stay squares: what is seen is what the network saw.
         axes.imshow(image.squeeze(axis=2) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=255)
         axes.set_xlabel(
             as_text("\n".join(_cut(line) for line in caption.split("\n"))), fontsize=CAPTION_SIZE, labelpad=3
         )
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     save_figure(figure, Path(path))
 
