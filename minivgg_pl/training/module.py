@@ -1,6 +1,5 @@
 """LitMiniVGG, the Lightning module: loss, metrics, optimizer and schedule around the network."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -240,6 +239,3 @@ class LitMiniVGG(LightningModule):
         # The values are already those of all devices; sync_dist only averages equal ones.
         options = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
         self.log_dict({f"{stage}_{name}": value for name, value in values.items()}, **options)
-
-
-HYPERPARAMETER_DEFAULTS = {name: p.default for name, p in inspect.signature(LitMiniVGG).parameters.items()}
