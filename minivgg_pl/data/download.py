@@ -1,5 +1,6 @@
 """CIFAR-10's files: found, unpacked or downloaded, and their MD5 checked before anything reads them."""
 
+import gzip
 import http.client
 import os
 import sys
@@ -72,11 +73,11 @@ def _unpack(archive: Path, names: list[str]) -> None:
     wanted = {f"{base}/{name}" for name in names}
     with tempfile.TemporaryDirectory(prefix=f"{base}.part-", dir=archive.parent) as temporary:
         try:
-            with tarfile.open(archive) as tar:
+            with tarfile.open(archive, "r:gz") as tar:
                 # Regular files alone: a link could point to any other file.
                 members = [member for member in tar if member.name in wanted and member.isreg()]
                 tar.extractall(temporary, members, filter="data")
-        except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
             raise InputError(f"{archive} cannot be unpacked ({error}): delete it and run again") from error
         if not wanted <= {member.name for member in members}:
             raise InputError(f"{archive} lacks some of its files: delete it and run again")
