@@ -83,8 +83,7 @@ def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
 
 def _set_axes(loss_axes: Axes, accuracy_axes: Axes, rows: Rows) -> None:
     epochs = [row["epoch"] for row in rows]
-    loss_axes.set_xlabel("epoch")
-    loss_axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    loss_axes.set(xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
     loss_axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     losses = [row[key] for row in rows for key in ("train_loss", "val_loss") if math.isfinite(row[key])]
     # Halves: six ticks then have one decimal.
@@ -128,9 +127,7 @@ def time_figure(curves: Sequence[TimedCurve], title: str, target: tuple[str, flo
         # Named in the legend: lines may run through any place in the chart.
         axes.axhline(target[1], color="0.5", linewidth=1.2, linestyle="--", label=f"{target[0]}: {target[1]:.2%}")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
     axes.set(xlabel="minutes (logarithmic), validation included", ylabel="accuracy on the test set")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color="0.9", linewidth=0.8)

@@ -9,8 +9,9 @@ onnxruntime: pip install -e '.[onnx]'
 import argparse
 import statistics
 import sys
-import time
+import timeit
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from common import new_parser, whole_number
@@ -74,12 +75,9 @@ def answer(trained: TrainedNetwork, images: torch.Tensor) -> torch.Tensor:
 
 def time_calls(calls: int, function: Callable[..., object], *inputs: object) -> float:
     """Return seconds a call, after some that are not counted."""
-    for _ in range(WARM_UP_CALLS):
-        function(*inputs)
-    start = time.perf_counter()
-    for _ in range(calls):
-        function(*inputs)
-    return (time.perf_counter() - start) / calls
+    timer = timeit.Timer(partial(function, *inputs))
+    timer.timeit(WARM_UP_CALLS)
+    return timer.timeit(calls) / calls
 
 
 if __name__ == "__main__":

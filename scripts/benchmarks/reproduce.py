@@ -107,6 +107,7 @@ def train(claim: Result, seed: int, folder: Path, options: list[str]) -> int:
     with subprocess.Popen(command) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         code = process.wait()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return fail(f"the training ended by signal {-code}", EXIT_FAILED) if code < 0 else code
 
 
