@@ -95,12 +95,11 @@ def test_a_bad_config_file_is_refused(refuse, tmp_path, content, message):
     assert message in refuse("--config", path)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"\x00" + data[1:]])
-def test_damaged_data_are_refused(refuse, synthetic_root, tmp_path, damage):
+def test_damaged_data_are_refused(refuse, synthetic_root, tmp_path):
     root = shutil.copytree(synthetic_root, tmp_path / "copy")
-    path = next(root.rglob("data_batch_1"))
-    path.write_bytes(damage(path.read_bytes()))
-    assert "data_batch_1" in refuse(f"--data.root={root}")
+    path = next(root.rglob("*.npz"))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert path.name in refuse(f"--data.root={root}")
 
 
 def test_a_data_root_that_is_a_file_is_refused(refuse, tmp_path):

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import Callback
 
 from minivgg_pl import LitMiniVGG
-from minivgg_pl.cli.command import main
 from minivgg_pl.cli.evaluate import _table
+from minivgg_pl.cli.train import main
 from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation.metrics import evaluate_probabilities
 from minivgg_pl.runs.folder import lock_run, remove_parts
