@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.data.augmentation import Augmentation, Flip
 from minivgg_pl.data.class_path import class_path_of
-from minivgg_pl.data.loader import LEAST_TO_TRAIN, BatchSampler, ImageDataset, ImageLoader, ShuffledBatchSampler
+from minivgg_pl.data.loader import LEAST_TO_TRAIN, ImageDataset, ImageLoader
 from minivgg_pl.data.split import check_val_size, hold_out
 from minivgg_pl.errors import InputError
 
@@ -210,13 +210,12 @@ class ImageDataModule(LightningDataModule):
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         dataset.to(device)
         size = self.global_batch_size(num_devices)
-        if training and not (trainer and trainer.overfit_batches):
-            sampler = ShuffledBatchSampler(dataset, self.shuffle_seed, size, num_devices, rank, self.augmentation)
-            return ImageLoader(sampler, trainer)
         if not training and device.type == "cuda":
             _, height, width = self.image_shape
             size = max(size, LEAST_EVALUATED_PIXELS // (height * width) * num_devices)
-        return ImageLoader(BatchSampler(dataset, size, num_devices, rank), trainer)
+        shuffled = training and not (trainer and trainer.overfit_batches)
+        seed = self.shuffle_seed if shuffled else None
+        return ImageLoader(dataset, size, num_devices, rank, seed, self.augmentation, trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""

@@ -1,12 +1,11 @@
-"""Image data set in memory, batch samplers and data loader."""
+"""Image data set in memory, and the loader that makes batches of it."""
 
 from collections.abc import Iterator
-from itertools import islice
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import Dataset
 
 from minivgg_pl.data.augmentation import Augmentation, epoch_generator, flip_and_shift
 from minivgg_pl.errors import InputError
@@ -70,138 +69,89 @@ class ImageDataset(Dataset):
         return ImageDataset(self.images, labels, num_classes, self.rows[indices])
 
 
-class BatchSampler(SequentialSampler):
-    """The batches of one device, in the order of the images.
+class ImageLoader:
+    """One device's batches of a data set, shuffled or in the order of the images, from a position in the epoch on.
 
     Each batch of all devices together is shared out evenly: sizes differ by one at most, and every device gets as many
-    batches. No image is repeated or left out, unlike with torch's DistributedSampler. A rest too small to give each
-    device `least` images joins the batch before it. Lightning's overfit_batches keeps it, as a SequentialSampler.
+    batches. No image is repeated or left out. A rest too small to give each device an image, or two to train on, joins
+    the batch before it.
+
+    Order, flips and shifts of a shuffled epoch depend on the seed and the epoch alone, so that a resumed run repeats
+    them, and all devices draw the same.
+
+    Not a DataLoader: Lightning would give it a sampler of its own, and a DataLoader's iterators each draw a number from
+    the generator that dropout uses. A resumed run creates them at other moments, and would drop other units.
 
     Args:
         dataset: The images.
         batch_size: Images a batch, all devices together.
         num_devices: Number of devices.
         rank: Number of this device, from 0.
-        least: Fewest images that a device may have in a batch.
+        seed: Seed of the shuffled orders, the same on every device; default: the order of the images.
+        augmentation: Flips and shifts of shuffled images; default: none.
+        trainer: Tells the number of the epoch, from 0. Without one, set `epoch`.
 
     Raises:
-        InputError: If there are too few images, or batches too small, to give each device `least`.
-    """
-
-    def __init__(
-        self, dataset: ImageDataset, batch_size: int, num_devices: int = 1, rank: int = 0, least: int = 1
-    ) -> None:
-        super().__init__(dataset)
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.num_devices = num_devices
-        self.rank = rank
-        self.sizes = batch_sizes(len(dataset), batch_size, least * num_devices)
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield each batch's indices `(B,)` int64, on the images' device."""
-        # Copied for the whole epoch at once: a copy a batch costs time.
-        order = self._order().to(self.dataset.images.device)
-        return (batch[self.rank :: self.num_devices] for batch in order.split(self.sizes))
-
-    def read(self, index: Tensor) -> Batch:
-        """Return the batch at `index`, one that the sampler yields."""
-        return self.dataset.read(index)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0. Lightning calls this before each."""
-        self.epoch = epoch
-
-    def _order(self) -> Tensor:
-        return torch.arange(len(self.dataset))
-
-
-class ShuffledBatchSampler(BatchSampler):
-    """Training batches: a new order, new flips and new shifts each epoch.
-
-    They depend on the seed and the epoch alone, so that a resumed run repeats them, and every device draws the same.
-
-    Args:
-        dataset: The images.
-        seed: Seed of the orders, the same on every device.
-        batch_size: Images a batch, all devices together.
-        num_devices: Number of devices.
-        rank: Number of this device, from 0.
-        augmentation: Flips and shifts of the images; default: none.
-
-    Raises:
-        InputError: If a device would have fewer than LEAST_TO_TRAIN images in a batch.
+        InputError: If there are too few images, or batches too small, for the devices.
     """
 
     def __init__(
         self,
         dataset: ImageDataset,
-        seed: int,
         batch_size: int,
         num_devices: int = 1,
         rank: int = 0,
+        seed: int | None = None,
         augmentation: Augmentation | None = None,
+        trainer: Trainer | None = None,
     ) -> None:
-        super().__init__(dataset, batch_size, num_devices, rank, least=LEAST_TO_TRAIN)
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.num_devices = num_devices
+        self.rank = rank
         self.seed = seed
         self.augmentation = augmentation
-        self._draws: tuple[Tensor, ...] = ()  # each image's
-
-    def _order(self) -> Tensor:
-        generator = epoch_generator(self.seed, self.epoch)
-        order = torch.randperm(len(self.dataset), generator=generator)
-        if self.augmentation:
-            draws = self.augmentation.draw(len(order), self.seed, self.epoch, generator)
-            self._draws = tuple(draw.to(self.dataset.images.device) for draw in draws)
-        return order
-
-    def read(self, index: Tensor) -> Batch:
-        """Return the batch at `index`, one that the sampler yields, flipped and shifted."""
-        return self.dataset.read(index, *(draw[index] for draw in self._draws))
-
-    def earlier_batches(self, number: int) -> Iterator[Batch]:
-        """Yield the epoch's first `number` batches once more."""
-        return map(self.read, islice(self, number))
-
-
-class ImageLoader:
-    """The batches of a sampler, from a position in the epoch on.
-
-    Not a DataLoader: Lightning would replace its sampler, and its iterators each draw a number from the generator that
-    dropout uses. A resumed run creates them at other moments, and would drop other units.
-
-    Args:
-        sampler: Chooses and reads the batches.
-        trainer: The trainer whose epochs they are, if any.
-    """
-
-    batch_sampler = None  # Lightning reads it; `sampler` yields whole batches.
-
-    def __init__(self, sampler: BatchSampler, trainer: Trainer | None = None) -> None:
-        self.sampler = sampler
-        self.dataset = sampler.dataset
         self.trainer = trainer
+        self.sizes = batch_sizes(len(dataset), batch_size, num_devices * (1 if seed is None else LEAST_TO_TRAIN))
+        self.epoch = 0
         self._start = self._position = 0
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.sizes)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.trainer:
+            self.epoch = self.trainer.current_epoch
         start, self._start = self._start, 0
-        for number, index in enumerate(islice(self.sampler, start, None), start + 1):
+        for number, batch in enumerate(self.batches(start), start + 1):
             self._position = number
-            yield self.sampler.read(index)
+            yield batch
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Yield batches number `start` to before `stop` of `epoch`; the position stays."""
+        # Copied for the whole epoch at once: a copy a batch costs time.
+        order, *draws = (tensor.to(self.dataset.images.device) for tensor in self._draw())
+        for batch in order.split(self.sizes)[start:stop]:
+            index = batch[self.rank :: self.num_devices]
+            yield self.dataset.read(index, *(draw[index] for draw in draws))
+
+    def _draw(self) -> tuple[Tensor, ...]:
+        """Return the order of the images, and each image's flip and shift if there are any."""
+        size = len(self.dataset)
+        if self.seed is None:
+            return (torch.arange(size),)
+        generator = epoch_generator(self.seed, self.epoch)
+        order = torch.randperm(size, generator=generator)
+        if not self.augmentation:
+            return (order,)
+        return order, *self.augmentation.draw(size, self.seed, self.epoch, generator)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in the epoch, in batches, and what it depends on; 0 at an epoch's end."""
         # limit_train_batches can end it before its last batch.
         has_ended = self._position == len(self) or (self.trainer and self.trainer.is_last_batch)
-        layout = {"batch_size": self.sampler.batch_size, "num_devices": self.sampler.num_devices}
-        return {"position": 0 if has_ended else self._position} | layout
+        position = 0 if has_ended else self._position
+        return {"position": position, "batch_size": self.batch_size, "num_devices": self.num_devices}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next epoch begin at the position of `state`.
@@ -209,7 +159,7 @@ class ImageLoader:
         Raises:
             InputError: If that is inside an epoch, and the batches are others now, or there are fewer.
         """
-        self._start = check_position(state, self.sampler.batch_size, self.sampler.num_devices)
+        self._start = check_position(state, self.batch_size, self.num_devices)
         if self._start >= len(self):
             raise InputError(f"the checkpoint was saved after {self._start} batches of an epoch that has {len(self)}")
 

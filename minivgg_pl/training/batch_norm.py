@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
-from minivgg_pl.data.loader import ShuffledBatchSampler
+from minivgg_pl.data.loader import ImageLoader
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -27,9 +27,9 @@ class BatchBuffer:
         """Keep the images `(B, C, H, W)` of batch `batch_idx`, counted from 0, unless there are enough."""
         if self.least and batch_idx and not self.batches:
             # The run was resumed in the middle of the epoch.
-            sampler = getattr(trainer.train_dataloader, "sampler", None)
-            if isinstance(sampler, ShuffledBatchSampler):
-                for earlier, _ in sampler.earlier_batches(batch_idx):
+            loader = trainer.train_dataloader
+            if isinstance(loader, ImageLoader):
+                for earlier, _ in loader.batches(stop=batch_idx):
                     self._add(earlier.to(images.device))
         self._add(images)
 

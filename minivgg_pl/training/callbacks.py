@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 
-from minivgg_pl.data.loader import BatchSampler
 from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation.reports import write_class_report
 from minivgg_pl.files import write_atomically
@@ -57,10 +56,9 @@ def bar_refresh_rate() -> int:
 
 def num_train_images(trainer: Trainer, num_batches: int) -> int:
     """Return how many images the epoch's first `num_batches` batches hold on all devices together."""
-    sampler = getattr(trainer.train_dataloader, "sampler", None)
-    if isinstance(sampler, BatchSampler):
-        return sum(sampler.sizes[:num_batches])
-    # With overfit_batches, Lightning's own sampler.
+    if trainer.train_dataloader is not None:
+        return sum(trainer.train_dataloader.sizes[:num_batches])
+    # The run had ended before it was resumed.
     data = trainer.datamodule
     return min(num_batches * data.global_batch_size(trainer.world_size), len(data.train_set))
 

@@ -89,7 +89,7 @@ def make(synthetic_root):
 
 def epoch_of(data, epoch):
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
+    loader.epoch = epoch
     return torch.cat([batch for batch, _ in loader])
 
 

@@ -100,7 +100,7 @@ def test_a_set_larger_than_memory_is_read_from_the_cache_and_gives_the_same_batc
     def epoch(data):
         data.shuffle_seed = 3
         loader = data.train_dataloader()
-        loader.sampler.set_epoch(1)
+        loader.epoch = 1
         return [torch.cat(part) for part in zip(*loader, strict=True)]
 
     in_memory = load(images, flip="random", shift=2)

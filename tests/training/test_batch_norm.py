@@ -30,10 +30,10 @@ def test_modes_momentum_and_weights_stay():
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
-def epoch_loader(data, epoch):
+def epoch_batches(data, epoch):
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return loader
+    loader.epoch = epoch
+    return loader.batches()
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def fit(synthetic_root, tmp_path):
 
 def test_an_epoch_ends_with_statistics_of_its_own_first_images(fit):
     module, data = fit(batch_norm_images=100)
-    images = [batch for batch, _ in epoch_loader(data, 1)][:2]
+    images = [batch for batch, _ in epoch_batches(data, 1)][:2]
     first = module.net.block1.relu1(module.net.block1.conv1(torch.cat(images)))
     torch.testing.assert_close(module.net.block1.bn1.running_mean, first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
