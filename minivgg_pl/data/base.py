@@ -15,7 +15,7 @@ from minivgg_pl.data.split import check_val_size, hold_out
 from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
-# CIFAR-10's, and what the networks are made for.
+# Of CIFAR-10, which the networks are made for.
 IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
 # A GPU evaluates at least 1,000 images of 32x32 at once. Smaller batches leave most of it idle.
@@ -46,7 +46,7 @@ class ImageDataModule(LightningDataModule):
         split_batches: Whether a batch is split over the devices instead: an update sees `batch_size` images in all.
 
     Attributes:
-        fingerprint: Tells these training images from others, for which a split does not hold; default: `title`.
+        fingerprint: Identifies the training images, since a split holds for these alone; default: `title`.
         integrity: How the files are checked, for summary.json.
         run_suffix: Follows the variant in the name of the folder of its runs.
 
@@ -94,7 +94,7 @@ class ImageDataModule(LightningDataModule):
         self.augmentation = Augmentation(flip, shift)
         self.augmentation.check(image_shape)
         self.split_batches = split_batches
-        # Drawn from the seed that `seed_everything` set, kept in checkpoints.
+        # The seed that `seed_everything` set, kept in checkpoints.
         self.shuffle_seed = torch.initial_seed()
         self.train_set: ImageDataset | None = None
         self.val_set: ImageDataset | None = None
@@ -181,7 +181,7 @@ class ImageDataModule(LightningDataModule):
         """Return the training batches, shuffled anew each epoch, or with overfit_batches in the order of the images."""
         trainer = self.trainer
         if trainer and trainer.world_size > 1:
-            # Without `seed_everything` every process has drawn its own.
+            # Without `seed_everything` each process has its own.
             self.shuffle_seed = trainer.strategy.broadcast(self.shuffle_seed)
             size = self.global_batch_size(trainer.world_size)
             rank_zero_info(
@@ -223,7 +223,7 @@ class ImageDataModule(LightningDataModule):
             "shuffle_seed": self.shuffle_seed,
             "class_names": self.class_names,
             "class_path": class_path_of(type(self)),
-            # Lightning keeps it too, and loses it where it asks for the loader before it restores one's state.
+            # Lightning saves it too, but drops it when it asks for the loader before it restores the state.
             "position": self._train_loader.state_dict() if self._train_loader is not None else None,
             "split": {"fingerprint": self.fingerprint, "val_size": self.val_size, "split_seed": self.split_seed},
         }
@@ -239,7 +239,7 @@ class ImageDataModule(LightningDataModule):
         self._position = state_dict.get("position")
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
-        """Check that what `state_dict` returned is of these images: a split of others would train on held-out images.
+        """Check that `state_dict` is of these images: with others, held-out images would become training images.
 
         Raises:
             InputError: If images were added, removed or renamed.

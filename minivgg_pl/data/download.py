@@ -111,7 +111,7 @@ def _download(url: str, archive: Path) -> None:
 
 
 def _fetch(url: str, part: Path) -> str:
-    """Append what is missing to `part`; return why not all of it came, or nothing. Errors of the disk are raised."""
+    """Append what is missing to `part`; return why the download stopped early, or "". Errors of the disk are raised."""
     done = _size(part)
     headers = {"User-Agent": "minivgg_pl"} | ({"Range": f"bytes={done}-"} if done else {})
     try:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.datasets.folder import find_classes
 from tqdm import tqdm
 
 from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
@@ -98,20 +97,22 @@ class ImageFolderDataModule(ImageDataModule):
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""
         for split in self.splits:
-            if self._read_cache(split) is None:
-                self._decode(split)
+            self._decoded(split)
 
     def load(self, split: Split) -> ImageDataset:
         """Return the images of one of `splits`."""
-        array = self._read_cache(split)
-        if array is None:  # another run, of a changed folder, tidied it away
-            self._decode(split)
-            array = self._read_cache(split)
+        array = self._decoded(split)
         labels = torch.tensor([label for _, label in self.samples[split]])
         num_classes = len(self.class_names)
         if array.nbytes <= MAX_BYTES_IN_MEMORY:
             return ImageDataset(torch.from_numpy(np.array(array)), labels, num_classes)
         return ImageDataset(torch.from_numpy(array), labels, num_classes, rows=torch.arange(len(labels)))
+
+    def _decoded(self, split: Split) -> np.ndarray:
+        """Return the images from the cache, into which they are decoded first if they are not there."""
+        if self._read_cache(split) is None:
+            self._decode(split)
+        return self._read_cache(split)
 
     def _decode(self, split: Split) -> None:
         channels, size, _ = self.image_shape
@@ -170,7 +171,8 @@ def find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
     """
     if not folder.is_dir():
         raise InputError(f"--data.root {folder}: there is no such folder; give one that has a folder for each class")
-    splits = [split for split in SPLITS if _holds_folders(folder / split)]
+    # A class can have a split's name, but holds no folders.
+    splits = [split for split in SPLITS if _folders(folder / split)]
     if splits and "train" not in splits:
         raise InputError(f"{folder}: it has {' and '.join(splits)} but no train folder to train on: make one")
     places: dict[Split, Path] = {split: folder / split for split in splits} or {"train": folder}
@@ -181,16 +183,14 @@ def find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
     return names, {split: _samples(place, names) for split, place in places.items()}
 
 
-def _holds_folders(folder: Path) -> bool:
-    """Tell a split from a class that has its name."""
-    return folder.is_dir() and any(entry.is_dir() and entry.name[0] != "." for entry in folder.iterdir())
+def _folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
 
 
 def _class_names(folder: Path) -> list[str]:
-    try:
-        names = [name for name in find_classes(folder)[0] if not name.startswith(".")]
-    except OSError:
-        names = []
+    names = _folders(folder)
     if len(names) < 2:
         raise InputError(
             f"--data.root {folder}: {len(names)} class folders; give a folder with one folder of images for each of "
@@ -200,7 +200,7 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _samples(folder: Path, names: Sequence[str]) -> list[Sample]:
-    # Not torchvision's make_dataset: it follows links, in circles too, and takes hidden files for images.
+    # torchvision's make_dataset would follow links, in circles too, and take hidden files for images.
     samples = []
     for label, name in enumerate(names):
         files = image_files(folder / name)

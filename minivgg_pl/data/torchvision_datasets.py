@@ -77,20 +77,19 @@ class TorchvisionDataModule(ImageDataModule):
         """Let torchvision find or download the files, and check what they hold."""
         for train in (True, False):
             try:
-                source = self.source.open(self.hparams.root, train=train, download=True)
-                self._check(source.data.shape, _labels(source))
+                self._check(self.source.open(self.hparams.root, train=train, download=True))
             except (OSError, RuntimeError, ValueError, AssertionError) as error:
                 raise InputError(
                     f"{self.dataset} is not in {self.hparams.root} and could not be downloaded, or is damaged "
                     f"({error}); put torchvision's files there"
                 ) from error
 
-    def _check(self, shape: tuple[int, ...], labels: Tensor) -> None:
+    def _check(self, source: Any) -> None:
         """Check the unpacked files, whose checksums torchvision does not look at."""
-        sizes = set(shape[1:]) - {self.source.channels}
-        if len(labels) != shape[0] or not sizes <= {28, 32} or len(sizes) != 1:
-            raise ValueError(f"images {tuple(shape)} with {len(labels)} labels")
-        if labels.min() < 0 or labels.max() >= len(self.class_names):
+        labels, sizes = _labels(source), set(source.data.shape[1:]) - {self.source.channels}
+        if len(labels) != len(source.data) or sizes not in ({28}, {32}):
+            raise ValueError(f"images {tuple(source.data.shape)} with {len(labels)} labels")
+        if not set(labels.tolist()) <= set(range(len(self.class_names))):
             raise ValueError(f"labels up to {labels.max()} for {len(self.class_names)} classes")
 
     def load(self, split: Split) -> ImageDataset:

@@ -18,10 +18,6 @@ def apply(source, flip=False, down=0, right=0, index=0):
     return flip_and_shift(source, torch.tensor([index]), torch.tensor([flip]), torch.tensor([[down, right]]))[0]
 
 
-def test_nothing_drawn_is_nothing_changed():
-    assert torch.equal(apply(images(), index=2), images()[2])
-
-
 def test_a_flip_mirrors_left_and_right():
     assert torch.equal(apply(images(), flip=True), images()[0].flip(1))
 

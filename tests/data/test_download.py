@@ -196,12 +196,6 @@ def test_a_download_makes_the_folder_keeps_the_archive_and_hints_at_mirrors(serv
     assert error.count("\n") == 1
 
 
-def test_without_a_url_the_download_takes_torchvisions_own(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(CIFAR10, "url", server.url)
-    prepare(tmp_path)
-    assert_complete(tmp_path)
-
-
 def test_a_file_url_is_a_mirror_too(official, tmp_path):
     (tmp_path / "mirror.tar.gz").write_bytes(official.archive)
     prepare(tmp_path / "data", (tmp_path / "mirror.tar.gz").as_uri())

@@ -44,13 +44,6 @@ def test_grey_images_of_28_get_a_black_border(fashion_root):
     assert data.class_names == datasets.FashionMNIST.classes
 
 
-def test_the_command_trains_on_it(fashion_root, tmp_path, train_here):
-    options = ["--data=minivgg_pl.TorchvisionDataModule", "--data.dataset=FashionMNIST", "--data.batch_size=20"]
-    assert train_here(*options, "--gpus=0", "--epochs=1") == 0
-    report = (tmp_path / "runs" / "classic-FashionMNIST" / "1" / "report.csv").read_text()
-    assert report.splitlines()[1].startswith("T-shirt/top,")
-
-
 def test_cifar100_is_read_in_its_own_format(tmp_path, monkeypatch):
     folder = tmp_path / datasets.CIFAR100.base_folder
     folder.mkdir()
