@@ -20,7 +20,6 @@ from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import dotted_options, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
-from minivgg_pl.data.class_path import class_path_of
 from minivgg_pl.errors import InputError, check_seed
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.runs import folder as runs
@@ -119,7 +118,7 @@ class MiniVGGCLI(LightningCLI):
             self.lacks_bf16 = config.trainer.precision == "32-true"
         if self.resume:
             self.resume.check_unchanged(self._dotted(config), defaults)
-            self.resume.check_data_class(class_path_of(type(data)))
+            self.resume.check_data_class(data.class_path)
             data.check_state(self.resume.data_state)
         base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
         name = config.model.variant + data.run_suffix

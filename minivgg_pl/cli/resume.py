@@ -7,7 +7,7 @@ from typing import Any
 
 from minivgg_pl.cli.config import read_config
 from minivgg_pl.cli.recipes import dotted_options
-from minivgg_pl.data.class_path import public_path
+from minivgg_pl.data.base import public_path
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.checkpoint import data_state, last_checkpoint, read_checkpoint, run_folder_of

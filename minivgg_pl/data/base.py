@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -9,9 +10,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.data.augmentation import Augmentation, Flip
-from minivgg_pl.data.class_path import class_path_of
 from minivgg_pl.data.loader import LEAST_TO_TRAIN, ImageDataset, ImageLoader
-from minivgg_pl.data.split import check_val_size, hold_out
+from minivgg_pl.data.split import check_val_size, stratified_split
 from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
@@ -20,6 +20,12 @@ IMAGE_SIZE = 32
 IMAGE_CHANNELS = 3
 # A GPU evaluates at least 1,000 images of 32x32 at once. Smaller batches leave most of it idle.
 LEAST_EVALUATED_PIXELS = 1000 * IMAGE_SIZE**2
+
+
+def public_path(class_path: str) -> str:
+    """Return the public name of a class of this package; checkpoints of earlier versions name its file, too."""
+    package, _, inside = class_path.partition(".")
+    return f"{package}.{inside.rpartition('.')[2]}" if package == "minivgg_pl" else class_path
 
 
 class ImageDataModule(LightningDataModule):
@@ -79,8 +85,6 @@ class ImageDataModule(LightningDataModule):
             check_val_size(train_size, len(class_names), val_size)
         if not (val_size or {"val", "test"} & set(splits)):
             raise InputError(f"val_size is {val_size}: without a val or test set, give 1 or more images to hold out")
-        if not 0 <= split_seed < 2**63:
-            raise InputError(f"split_seed is {split_seed}: give 0 to 2**63 - 1")
         self.class_names = list(class_names)
         self.image_shape = image_shape
         self.dataset = dataset
@@ -89,16 +93,13 @@ class ImageDataModule(LightningDataModule):
         self.integrity = "not checked"
         self.run_suffix = f"-{dataset}"
         self.batch_size = batch_size
-        self.val_size = val_size
+        self.val_size = 0 if "val" in splits else val_size
         self.split_seed = split_seed
         self.augmentation = Augmentation(flip, shift)
         self.augmentation.check(image_shape)
         self.split_batches = split_batches
         # The seed that `seed_everything` set, kept in checkpoints.
         self.shuffle_seed = torch.initial_seed()
-        self.train_set: ImageDataset | None = None
-        self.val_set: ImageDataset | None = None
-        self.test_set: ImageDataset | None = None
         self._train_loader: ImageLoader | None = None
         self._position: dict[str, int] | None = None
 
@@ -111,6 +112,11 @@ class ImageDataModule(LightningDataModule):
         """Return the images of one of `splits`."""
 
     @property
+    def class_path(self) -> str:
+        """The path that the class is imported by."""
+        return public_path(f"{type(self).__module__}.{type(self).__qualname__}")
+
+    @property
     def validation(self) -> str:
         """What the validation images are, in words."""
         if "val" in self.splits:
@@ -120,9 +126,7 @@ class ImageDataModule(LightningDataModule):
     @property
     def val_label(self) -> str:
         """What charts call the validation images."""
-        if "val" in self.splits:
-            return "validation"
-        return "validation (held out)" if self.val_size else "validation (test set)"
+        return "validation" if "val" in self.splits else f"validation ({'held out' if self.val_size else 'test set'})"
 
     @property
     def tested_on(self) -> str:
@@ -136,49 +140,51 @@ class ImageDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Make sure that the files are on disk and whole; Lightning calls it in one process only, before each stage."""
         # Once all images are in memory the files may go away: the test after a long training does without them.
-        if self.train_set is None or self.test_set is None:
+        if not {"train_set", "test_set"} <= vars(self).keys():
             self.prepare_files()
 
     def setup(self, stage: str) -> None:
         """Load what `stage` (fit, validate, test or predict) needs and is not loaded yet."""
-        if stage == "fit" and self.train_set is None:
-            self._setup_train()
-        if stage in ("fit", "validate") and self.val_set is None:
-            self._setup_val()
-        if stage in ("test", "predict") and self.test_set is None:
-            self._setup_test()
+        for needed in {"fit": ("train_set", "val_set"), "validate": ("val_set",)}.get(stage, ("test_set",)):
+            getattr(self, needed)
 
-    def _setup_train(self) -> None:
-        whole = self.load("train")
-        if "val" in self.splits or not self.val_size:
-            self.train_set = whole
-        else:
-            self.train_set, self.val_set = hold_out(whole, self.val_size, self.split_seed)
+    @cached_property
+    def train_set(self) -> ImageDataset:
+        """The images to train on."""
+        return self._split_train_set[0]
 
-    def _setup_val(self) -> None:
+    @cached_property
+    def val_set(self) -> ImageDataset:
+        """The images to validate on: a set of their own, held-out training images, or the test set."""
         if "val" in self.splits:
-            self.val_set = self.load("val")
-        elif self.val_size:
-            self._setup_train()
-        else:
-            rank_zero_info("Validation runs on the test set, as in the article; hold some out: --data.val_size 5000")
-            self.setup("test")
-            self.val_set = self.test_set
+            return self.load("val")
+        if self.val_size:
+            return self._split_train_set[1]
+        rank_zero_info("Validation runs on the test set, as in the article; hold some out: --data.val_size 5000")
+        return self.test_set
 
-    def _setup_test(self) -> None:
+    @cached_property
+    def test_set(self) -> ImageDataset:
+        """The test set, or the validation images where there is none."""
         if "test" in self.splits:
-            self.test_set = self.load("test")
-        else:
-            rank_zero_info("There is no test set: the test runs on the validation images.")
-            self.setup("validate")
-            self.test_set = self.val_set
+            return self.load("test")
+        rank_zero_info("There is no test set: the test runs on the validation images.")
+        return self.val_set
+
+    @cached_property
+    def _split_train_set(self) -> tuple[ImageDataset, ...]:
+        whole = self.load("train")
+        if not self.val_size:
+            return (whole,)
+        held_out = stratified_split(whole.labels, self.val_size, self.split_seed)
+        return whole.subset(~held_out), whole.subset(held_out)
 
     def global_batch_size(self, num_devices: int) -> int:
         """Return the number of images a batch, on `num_devices` devices together."""
         return self.batch_size if self.split_batches else self.batch_size * num_devices
 
     def train_dataloader(self) -> ImageLoader:
-        """Return the training batches, shuffled anew each epoch, or with overfit_batches in the order of the images."""
+        """Return the training batches: shuffled anew each epoch, or with overfit_batches in the order of the images."""
         trainer = self.trainer
         if trainer and trainer.world_size > 1:
             # Without `seed_everything` each process has its own.
@@ -194,11 +200,11 @@ class ImageDataModule(LightningDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> ImageLoader:
-        """Return the validation images: a set of their own, held-out training images, or the test set."""
+        """Return the batches of `val_set`."""
         return self._loader(self.val_set)
 
     def test_dataloader(self) -> ImageLoader:
-        """Return the test set, or the validation images where there is none."""
+        """Return the batches of `test_set`."""
         return self._loader(self.test_set)
 
     predict_dataloader = test_dataloader
@@ -222,7 +228,7 @@ class ImageDataModule(LightningDataModule):
         return {
             "shuffle_seed": self.shuffle_seed,
             "class_names": self.class_names,
-            "class_path": class_path_of(type(self)),
+            "class_path": self.class_path,
             # Lightning saves it too, but drops it when it asks for the loader before it restores the state.
             "position": self._train_loader.state_dict() if self._train_loader is not None else None,
             "split": {"fingerprint": self.fingerprint, "val_size": self.val_size, "split_seed": self.split_seed},

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.errors import InputError
 
 
@@ -18,17 +17,6 @@ def check_val_size(train_size: int, num_classes: int, val_size: int) -> None:
         raise InputError(f"val_size is {val_size}: give 0 (validate on the test set) to {largest}")
 
 
-def hold_out(whole: ImageDataset, size: int, seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """Split `whole` into training images and `size` validation images, see `stratified_split`.
-
-    Raises:
-        InputError: If there are too few images.
-    """
-    check_val_size(len(whole), len(whole.one_hot), size)
-    held_out = stratified_split(whole.labels, size, seed)
-    return whole.subset(~held_out), whole.subset(held_out)
-
-
 def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:
     """Choose `size` images, from each class in proportion to its size.
 
@@ -36,15 +24,19 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:
 
     Args:
         labels: `(N,)` int64 class of each image.
-        size: How many to choose, at most N less the number of classes.
+        size: How many to choose.
         seed: Seed of the choice; the global generators are left alone.
 
     Returns:
         `(N,)` bool, true for the chosen images.
+
+    Raises:
+        InputError: If `size` leaves a class without an image.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     classes, counts = labels.unique(return_counts=True)
+    check_val_size(len(labels), len(classes), size)
     # Integers alone: each share is rounded down, and the largest remainders get what is left.
     shares, remainders = size * counts // len(labels), size * counts % len(labels)
     order = remainders.argsort(descending=True, stable=True).tolist()
