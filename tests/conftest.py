@@ -1,4 +1,4 @@
-"""What the tests share: a small synthetic data set on disk, and the command as a real process or in this one."""
+"""What the tests share: the options of a small synthetic data set, and the command as a real process or in this one."""
 
 import os
 import runpy
@@ -27,12 +27,8 @@ needs_onnx_export = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory):
-    """A data root that holds the synthetic set of SYNTHETIC_SIZE training images."""
-    from minivgg_pl.data.synthetic import prepare_synthetic
-
-    root = tmp_path_factory.mktemp("data")
-    prepare_synthetic(root, train_size=SYNTHETIC_SIZE)
-    return root
+    """An empty data root: synthetic images need no files."""
+    return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="session")

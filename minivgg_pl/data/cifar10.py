@@ -23,12 +23,11 @@ class CIFAR10DataModule(ImageDataModule):
     Args:
         root: Folder that holds the data, or gets it: the official `cifar-10-batches-py`, or the archive
             `cifar-10-python.tar.gz`, or else what is downloaded.
-        batch_size: Images a batch, on each device.
         dataset: `cifar10`, or `synthetic`: ten drawn shapes, for a machine without network.
         url: Where to download the archive from; any mirror is safe, since its MD5 is checked. Default: the official
             server.
-        synthetic_size: Training images of the synthetic set, a multiple of 50; its test set has a fifth as many.
-        **options: `val_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
+        synthetic_size: Training images of the synthetic set, a multiple of 50; it has a fifth as many test images.
+        **options: `batch_size`, `val_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that is missing, damaged or unreachable.
@@ -37,7 +36,6 @@ class CIFAR10DataModule(ImageDataModule):
     def __init__(
         self,
         root: str = "data",
-        batch_size: int = 64,
         dataset: Literal["cifar10", "synthetic"] = "cifar10",
         url: str | None = None,
         synthetic_size: int = 3000,
@@ -46,8 +44,8 @@ class CIFAR10DataModule(ImageDataModule):
         if dataset not in ("cifar10", "synthetic"):
             raise InputError(f"dataset is {dataset!r}: choose cifar10 or synthetic")
         is_real = dataset == "cifar10"
-        if not is_real:
-            synthetic.check_train_size(synthetic_size)
+        if not is_real and (synthetic_size < 50 or synthetic_size % 50):
+            raise InputError(f"--data.synthetic_size is {synthetic_size}: give a multiple of 50")
         root = str(root)  # checkpoints hold plain types alone
         super().__init__(
             class_names=CIFAR10_CLASSES if is_real else synthetic.CLASS_NAMES,
@@ -56,22 +54,20 @@ class CIFAR10DataModule(ImageDataModule):
             title="CIFAR-10" if is_real else "synthetic data, not CIFAR-10",
             train_size=CIFAR10_TRAIN_SIZE if is_real else synthetic_size,
             splits=("train", "test"),
-            batch_size=batch_size,
             **options,
         )
         self.save_hyperparameters()
-        self.integrity = "official, verified" if is_real else "drawn here, verified"
+        self.integrity = "official, verified" if is_real else "drawn here"
         if is_real:
             self.run_suffix = ""
 
     def prepare_files(self) -> None:
-        """Find, unpack or download the official files, or draw the synthetic ones."""
+        """Find, unpack or download the official files."""
+        if self.dataset == "synthetic":
+            return
         root = self.hparams.root
         try:
-            if self.dataset == "synthetic":
-                synthetic.prepare_synthetic(root, self.hparams.synthetic_size)
-            else:
-                prepare_cifar10(root, self.hparams.url)
+            prepare_cifar10(root, self.hparams.url)
         except OSError as error:
             raise InputError(
                 f"cannot read or write {error.filename or root}: {error.strerror or error}; make room or give "
@@ -81,9 +77,7 @@ class CIFAR10DataModule(ImageDataModule):
     def load(self, split: Split) -> ImageDataset:
         """Return the images of `train` or `test`."""
         if self.dataset == "synthetic":
-            size = self.hparams.synthetic_size
-            part = slice(size) if split == "train" else slice(size, None)
-            images, labels = (array[part] for array in synthetic.prepare_synthetic(self.hparams.root, size))
+            images, labels = synthetic.draw_split(self.hparams.synthetic_size, split == "train")
         else:
             source = CIFAR10(self.hparams.root, train=split == "train")
             images, labels = np.ascontiguousarray(source.data), source.targets

@@ -1,15 +1,10 @@
 """Synthetic images: ten classes of drawn shapes, so that everything runs without a download."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from minivgg_pl.errors import InputError
-from minivgg_pl.files import atomic_file
-
 IMAGE_SIZE = 32
-MAX_TRAIN_SIZE = 50_000
 # As in CIFAR-10's files, beside one test batch.
 NUM_TRAIN_BATCHES = 5
 
@@ -29,53 +24,23 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 CLASS_NAMES = tuple(SHAPES)
 
 
-def prepare_synthetic(root: str | Path, train_size: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return the synthetic images and their labels, from a file under `root`, which is drawn unless it is there.
+def draw_split(train_size: int, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the training or the test images, the same ones each time.
 
     Args:
-        root: Folder of the data; created if needed.
-        train_size: Number of training images, a multiple of 50 in [50, 50000].
-        seed: Seed of the drawing, at least 0. The test images come from a stream of their own.
+        train_size: Number of training images, a multiple of 50; there are a fifth as many test images, as in CIFAR-10.
+        train: Whether to draw the training images.
 
     Returns:
-        Images `(N, 32, 32, 3)` uint8 and labels `(N,)` int64 in [0, 10), indices into `CLASS_NAMES`. First come
-        `train_size` training images, then a fifth as many test images, as in CIFAR-10. Both are balanced.
-
-    Raises:
-        InputError: On another size, or if the file is damaged.
-        OSError: If the file cannot be written.
+        Images `(N, 32, 32, 3)` uint8 and labels `(N,)` int64 in [0, 10), indices into `CLASS_NAMES`, as many of each.
     """
-    check_train_size(train_size)
-    path = Path(root).expanduser().absolute() / f"synthetic-{train_size}-seed{seed}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images, labels = _draw_set(train_size // NUM_TRAIN_BATCHES, seed)
-        with atomic_file(path) as file:
-            np.savez(file, images=images, labels=labels)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
-        size = train_size + train_size // NUM_TRAIN_BATCHES
-        if images.shape != (size, IMAGE_SIZE, IMAGE_SIZE, 3) or images.dtype != np.uint8:
-            raise ValueError(f"images {images.shape}")
-        if labels.shape != (size,) or not set(labels.tolist()) <= set(range(len(CLASS_NAMES))):
-            raise ValueError("labels of other classes, or not one for each image")
-    except Exception as error:  # what numpy raises for a damaged file is not one type
-        raise InputError(f"{path} cannot be read ({error}): delete it and run again") from error
-    return images, labels
-
-
-def check_train_size(train_size: int) -> None:
-    """Check that five batches of ten classes have the same number of images.
-
-    Raises:
-        InputError: On anything but a multiple of 50 up to 50,000.
-    """
-    if not 0 < train_size <= MAX_TRAIN_SIZE or train_size % 50:
-        raise InputError(
-            f"--data.synthetic_size is {train_size}: give a multiple of 50 from 50 to {MAX_TRAIN_SIZE}, so that five "
-            "batches of ten classes come out even"
-        )
+    batches = []
+    for number in range(NUM_TRAIN_BATCHES) if train else [NUM_TRAIN_BATCHES]:
+        rng = np.random.default_rng([0, number])  # a stream for each batch
+        labels = rng.permutation(np.arange(train_size // NUM_TRAIN_BATCHES) % len(CLASS_NAMES))
+        batches.append((draw_images(labels, rng), labels))
+    images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels
 
 
 def draw_images(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -123,14 +88,3 @@ def _draw_masks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _inside(x: np.ndarray, y: np.ndarray, half: float = 1.0) -> np.ndarray:
     return np.maximum(np.abs(x), np.abs(y)) < half
-
-
-def _draw_set(batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the training batches and a test batch, each from a stream of its own."""
-    batches = []
-    for number in range(NUM_TRAIN_BATCHES + 1):
-        rng = np.random.default_rng([seed, number])
-        labels = rng.permutation(np.arange(batch_size) % len(CLASS_NAMES))
-        batches.append((draw_images(labels, rng), labels))
-    images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
-    return images.transpose(0, 2, 3, 1), labels

@@ -66,12 +66,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(args: argparse.Namespace) -> int:
     """Train on each number of devices with each way to deal out the batches, in turns, and print the speeds."""
-    from minivgg_pl.data.synthetic import prepare_synthetic
-
     # On one device the two ways are the same.
     sides = [(number, split) for number in args.devices for split in (True, False) if split or number > 1]
     with tempfile.TemporaryDirectory() as folder:
-        prepare_synthetic(folder, train_size=args.images)
         try:
             rounds = [[train(args, folder, *side) for side in sides] for _ in range(args.rounds)]
         except subprocess.CalledProcessError as error:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from minivgg_pl import LitMiniVGG, MiniVGG
 from minivgg_pl.cli import evaluate, export, predict
-from minivgg_pl.data.synthetic import prepare_synthetic
 from tests.conftest import REPOSITORY
 
 OLD_RUN = REPOSITORY / "tests" / "cli" / "old_run"
@@ -20,8 +19,7 @@ OLD_RUN = REPOSITORY / "tests" / "cli" / "old_run"
 
 @pytest.fixture
 def old_run(tmp_path, monkeypatch):
-    """A copy of the run folder where its config says it is, with its data."""
-    prepare_synthetic(tmp_path / "data", train_size=50)
+    """A copy of the run folder where its config says it is."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(OLD_RUN, "runs/classic-synthetic/1")
 

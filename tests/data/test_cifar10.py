@@ -1,7 +1,6 @@
 """From files to batches."""
 
 import logging
-import shutil
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.data.split import stratified_split
-from minivgg_pl.data.synthetic import prepare_synthetic
+from minivgg_pl.data.synthetic import draw_split
 from minivgg_pl.errors import InputError
 from tests.conftest import SYNTHETIC_SIZE
 
@@ -41,16 +40,16 @@ def test_batches_are_float_images_in_0_to_1_and_one_hot_targets(make):
     assert set(targets.unique().tolist()) == {0.0, 1.0}
 
 
-def test_test_images_are_the_files_pixel_for_pixel_and_none_is_dropped(make, synthetic_root):
-    files, labels = (part[SYNTHETIC_SIZE:] for part in prepare_synthetic(synthetic_root, SYNTHETIC_SIZE))
+def test_test_images_come_pixel_for_pixel_and_none_is_dropped(make):
+    drawn, labels = draw_split(SYNTHETIC_SIZE, train=False)
     batches = list(make("test").test_dataloader())
     images, targets = (torch.cat(part) for part in zip(*batches, strict=True))
     assert len(images) == TEST_SIZE
-    assert torch.equal(images, torch.from_numpy(files).permute(0, 3, 1, 2) / 255)
+    assert torch.equal(images, torch.from_numpy(drawn).permute(0, 3, 1, 2) / 255)
     assert targets.argmax(dim=1).tolist() == labels.tolist()
 
 
-def test_class_names_are_there_at_once_and_in_the_files_order(make):
+def test_class_names_are_there_at_once_and_in_the_order_of_the_labels(make):
     data = make("test")
     source = data.test_set
     assert data.class_names == CIFAR10DataModule(dataset="synthetic").class_names
@@ -161,6 +160,8 @@ def test_held_out_validation_is_no_news(make, caplog):
         ({"val_size": -1}, "val_size is -1: give 0 .* to 49990"),
         ({"val_size": 49_991}, "val_size is 49991"),
         ({"dataset": "mnist"}, "choose cifar10 or synthetic"),
+        ({"dataset": "synthetic", "synthetic_size": 0}, "--data.synthetic_size is 0: give a multiple of 50"),
+        ({"dataset": "synthetic", "synthetic_size": 120}, "--data.synthetic_size is 120"),
     ],
 )
 def test_options_out_of_range_are_refused_before_anything_is_read(options, message):
@@ -173,15 +174,3 @@ def test_a_loader_of_its_own_predicts_and_is_not_taken_apart_by_lightning(make):
     trainer = Trainer(fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
     (probabilities,) = trainer.predict(LitMiniVGG(), data.test_dataloader())
     assert probabilities.shape == (TEST_SIZE, 10)
-
-
-def test_the_files_may_go_away_while_a_run_trains(synthetic_root, tmp_path):
-    root = tmp_path / "data"
-    shutil.copytree(synthetic_root, root)
-    data = CIFAR10DataModule(str(root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE)
-    trainer = Trainer(fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
-    module = LitMiniVGG()
-    trainer.fit(module, datamodule=data)
-    shutil.rmtree(root)
-    assert trainer.test(module, datamodule=data, verbose=False)[0]["test_loss"] > 0
-    assert not root.exists()

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import socket
 import tarfile
 import threading
@@ -14,9 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 from torchvision.datasets import CIFAR10
 
-from minivgg_pl import CIFAR10DataModule
+from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.errors import InputError
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -293,3 +295,14 @@ def test_a_second_download_to_the_same_file_is_refused(server, tmp_path):
         fcntl.flock(other, fcntl.LOCK_EX)
         assert "another process" in error_of(tmp_path, server.url)
     assert (tmp_path / PART).read_bytes() == server.body[:1000]
+
+
+def test_the_files_may_go_away_while_a_run_trains(official, tmp_path):
+    unpack(tmp_path, official)
+    data = CIFAR10DataModule(tmp_path, batch_size=10)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    trainer, module = Trainer(fast_dev_run=True, accelerator="cpu", **quiet), LitMiniVGG()
+    trainer.fit(module, datamodule=data)
+    shutil.rmtree(tmp_path / BATCHES)
+    assert trainer.test(module, datamodule=data, verbose=False)[0]["test_loss"] > 0
+    assert list(tmp_path.iterdir()) == []
