@@ -3,10 +3,10 @@
 import gzip
 import http.client
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
@@ -19,7 +19,6 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.files import PART_SUFFIX, try_lock
 
 TIMEOUT_S = 30.0
-CHUNK_BYTES = 64 * 1024
 
 
 def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
@@ -93,59 +92,49 @@ def _download(url: str, archive: Path) -> None:
     # An earlier download can have been stopped after its last byte.
     while not (part.exists() and calculate_md5(part) == CIFAR10.tgz_md5):
         before = _size(part)
-        failure = _fetch(url, part)
-        if not failure and calculate_md5(part) != CIFAR10.tgz_md5:
-            part.unlink()
-            raise InputError(
-                f"{url} is not the official CIFAR-10 archive (MD5 {CIFAR10.tgz_md5}), so the download was deleted: run "
-                "again, or name another mirror with --data.url"
-            )
-        if failure and _size(part) <= before:
-            kept = f" ({before / 1e6:.1f} MB are kept, and running again resumes there)" if before else ""
-            raise InputError(
-                f"CIFAR-10 is not in {part.parent} and downloading {url} failed: {' '.join(failure.split())}{kept}; "
-                f"put {CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) into that folder, or name a mirror with --data.url, "
-                "or train on synthetic images with --data.dataset synthetic"
-            )
+        try:
+            _append_rest(url, part, before)
+        except InputError:
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if before and getattr(error, "code", None) == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                # The part is as long as the archive, or longer, and not the archive: start over.
+                part.unlink()
+            elif _size(part) <= before:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                kept = f" ({before / 1e6:.1f} MB are kept, and running again resumes there)" if before else ""
+                raise InputError(
+                    f"CIFAR-10 is not in {part.parent} and downloading {url} failed: {reason}{kept}; put "
+                    f"{CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) into that folder, or name a mirror with --data.url, "
+                    "or train on synthetic images with --data.dataset synthetic"
+                ) from error
+        else:
+            if calculate_md5(part) != CIFAR10.tgz_md5:
+                part.unlink()
+                raise InputError(
+                    f"{url} is not the official CIFAR-10 archive (MD5 {CIFAR10.tgz_md5}), so the download was deleted: "
+                    "run again, or name another mirror with --data.url"
+                )
     os.replace(part, archive)
 
 
-def _fetch(url: str, part: Path) -> str:
-    """Append what is missing to `part`; return why the download stopped early, or "". Errors of the disk are raised."""
-    done = _size(part)
+def _append_rest(url: str, part: Path, done: int) -> None:
+    """Append to `part`, which has `done` bytes, what it lacks. A break of the connection is an error."""
     headers = {"User-Agent": "minivgg_pl"} | ({"Range": f"bytes={done}-"} if done else {})
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and done:
-            # The part is as long as the archive, or longer, and not the archive: start over.
-            part.unlink()
-            return _fetch(url, part)
-        return str(error)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return str(getattr(error, "reason", error))
-    with response:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as response:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             done = 0
-        total = done + int(response.headers.get("Content-Length", 0)) or None
+        total = done + int(response.headers.get("Content-Length", 0))
         print(f"Downloading {url}; if it is slow, name a mirror with --data.url (any is safe)", file=sys.stderr)
         part.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            part.open("ab") as file,
-            tqdm(total=total, initial=done, unit="B", unit_scale=True, disable=None) as bar,
-        ):
+        bar = tqdm.wrapattr(response, "read", total=total or None, initial=done, disable=None)
+        with part.open("ab") as file, bar as source:
             if not try_lock(file.fileno()):
                 raise InputError(f"another process is downloading to {part}: run again when it has finished")
             file.truncate(done)
-            while True:
-                try:
-                    chunk = response.read(CHUNK_BYTES)
-                except (OSError, http.client.HTTPException) as error:
-                    return str(error) or type(error).__name__
-                if not chunk:
-                    return "the connection broke off" if total and file.tell() < total else ""
-                file.write(chunk)
-                bar.update(len(chunk))
+            shutil.copyfileobj(source, file)
+            if file.tell() < total:
+                raise ConnectionError("the connection broke off")
 
 
 def _size(path: Path) -> int:
