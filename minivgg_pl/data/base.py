@@ -40,12 +40,12 @@ class ImageDataModule(LightningDataModule):
         dataset: Short name, for folders and summary.json.
         title: What headings call the data, such as `CIFAR-10`.
         train_size: Number of training images, before any are held out; None if only `load` tells.
-        splits: The splits that `load` has. Without `val`, `val_size` training images are held out, or with 0 the test
-            set validates; without `test`, the validation images are tested on.
+        splits: The splits that `load` has. Without `val`, `val_size` training images are held out. Without `test`, the
+            validation images are tested on.
         batch_size: Images a batch, on each device. A GPU validates and tests in batches of 1,000 images of 32x32
             pixels, or as many pixels in larger ones, if that is more.
-        val_size: Training images held out for validation, of each class its share; 0 validates on the test set, as the
-            article does.
+        val_size: Training images held out for validation, of each class its share; 0: validation on the test set, as in
+            the article.
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augmentation.Augmentation`).
         shift: Largest shift of training images in pixels, each image its own; the border is mirrored.
@@ -186,13 +186,11 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> ImageLoader:
         """Return the training batches: shuffled anew each epoch, or with overfit_batches in the order of the images."""
         trainer = self.trainer
-        if trainer and trainer.world_size > 1:
+        if trainer and (number := trainer.world_size) > 1:
             # Without `seed_everything` each process has its own.
             self.shuffle_seed = trainer.strategy.broadcast(self.shuffle_seed)
-            size = self.global_batch_size(trainer.world_size)
-            rank_zero_info(
-                f"{trainer.world_size} devices: {size} images a batch, {size / trainer.world_size:g} on each"
-            )
+            size = self.global_batch_size(number)
+            rank_zero_info(f"{number} devices: {size} images a batch, {size / number:g} on each")
         self._train_loader = self._loader(self.train_set, training=True)
         if self._position:
             self._train_loader.load_state_dict(self._position)
@@ -248,7 +246,7 @@ class ImageDataModule(LightningDataModule):
         """Check that `state_dict` is of these images: with others, held-out images would become training images.
 
         Raises:
-            InputError: If images were added, removed or renamed.
+            InputError: If it is of others.
         """
         split = state_dict.get("split", {})
         if split.get("fingerprint", self.fingerprint) != self.fingerprint:

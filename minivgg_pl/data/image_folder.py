@@ -37,13 +37,12 @@ class ImageFolderDataModule(ImageDataModule):
 
     Args:
         root: The folder.
-        batch_size: Images a batch, on each device.
         val_size: Training images held out for validation, of each class its share; below 1, the share itself. Default:
             0.2, or nothing where there is a `val` folder. Without a `test` folder they are also tested on.
         image_size: Height and width that the images are brought to, in pixels, a multiple of 4.
         in_channels: 3 for colour, 1 for grey.
         cache_dir: Where the decoded images are kept; default: `root/.minivgg_cache`.
-        **options: `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
+        **options: `batch_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
 
     Raises:
         InputError: If the folder is missing, has fewer than two classes, a class without images, or other classes in
@@ -53,7 +52,6 @@ class ImageFolderDataModule(ImageDataModule):
     def __init__(
         self,
         root: str = "data",
-        batch_size: int = 64,
         val_size: float | None = None,
         image_size: int = IMAGE_SIZE,
         in_channels: int = IMAGE_CHANNELS,
@@ -64,8 +62,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise InputError(f"image_size is {image_size}: give a multiple of 4")
         if in_channels not in MODES:
             raise InputError(f"in_channels is {in_channels}: give 3 for colour or 1 for grey")
-        # Checkpoints hold plain types alone: a path in one could not be read back.
-        root, cache_dir = str(root), None if cache_dir is None else str(cache_dir)
+        root, cache_dir = str(root), cache_dir and str(cache_dir)  # checkpoints hold plain types alone
         folder = Path(root).expanduser()
         class_names, self.samples = find_samples(folder)
         name, train_size = folder.resolve().name, len(self.samples["train"])
@@ -76,7 +73,6 @@ class ImageFolderDataModule(ImageDataModule):
             title=f"the images in {name}",
             train_size=train_size,
             splits=tuple(self.samples),
-            batch_size=batch_size,
             val_size=_num_held_out(val_size, train_size, self.samples),
             **options,
         )
@@ -109,44 +105,30 @@ class ImageFolderDataModule(ImageDataModule):
         return ImageDataset(torch.from_numpy(array), labels, num_classes, rows=torch.arange(len(labels)))
 
     def _decoded(self, split: Split) -> np.ndarray:
-        """Return the images from the cache, into which they are decoded first if they are not there."""
-        if self._read_cache(split) is None:
-            self._decode(split)
-        return self._read_cache(split)
-
-    def _decode(self, split: Split) -> None:
+        """Return the decoded images as a memory-mapped `(N, H, W, C)` uint8, from the cache if it has them whole."""
+        path, samples = self._cached[split], self.samples[split]
         channels, size, _ = self.image_shape
-        target, samples = self._cached[split], self.samples[split]
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(samples), size, size, channels)}
+        shape = (len(samples), size, size, channels)
+        # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
+        with suppress(OSError, ValueError, EOFError):
+            array = np.load(path, mmap_mode="c")
+            if array.shape == shape and array.dtype == np.uint8:
+                return array
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
             # Written, not mapped: on a full disk, a write into a mapping kills the process.
-            with atomic_file(target) as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                for path, _ in tqdm(samples, f"decoding {split}", unit=" images", disable=None):
-                    file.write(read_image(path, size, channels).tobytes())
+            with atomic_file(path) as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                for image, _ in tqdm(samples, f"decoding {split}", unit=" images", disable=None):
+                    file.write(read_image(image, size, channels).tobytes())
         except OSError as error:
             raise InputError(
                 f"{self._cache} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"
             ) from error
-        finally:
-            with suppress(OSError):
-                self._cache.rmdir()  # unless there is something in it
-        for stale in self._cache.glob(f"{target.stem.rpartition('-')[0]}-*.npy"):
-            if stale != target:
+        for stale in self._cache.glob(f"{path.stem.rpartition('-')[0]}-*.npy"):
+            if stale != path:
                 stale.unlink(missing_ok=True)
-
-    def _read_cache(self, split: Split) -> np.ndarray | None:
-        """Return the decoded images, mapped; None if they are not there, or the file is damaged."""
-        channels, size, _ = self.image_shape
-        try:
-            # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
-            array = np.load(self._cached[split], mmap_mode="c")
-        except (OSError, ValueError, EOFError):
-            return None
-        expected = (len(self.samples[split]), size, size, channels)
-        is_whole = isinstance(array, np.ndarray) and array.shape == expected and array.dtype == np.uint8
-        return array if is_whole else None
+        return np.load(path, mmap_mode="c")
 
 
 def _num_held_out(val_size: float | None, train_size: int, splits: Collection[str]) -> int:
@@ -171,32 +153,26 @@ def find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
     """
     if not folder.is_dir():
         raise InputError(f"--data.root {folder}: there is no such folder; give one that has a folder for each class")
-    # A class can have a split's name, but holds no folders.
-    splits = [split for split in SPLITS if _folders(folder / split)]
+    # A folder without folders is a class that has the name of a split.
+    splits = [split for split in SPLITS if _subfolders(folder / split)]
     if splits and "train" not in splits:
         raise InputError(f"{folder}: it has {' and '.join(splits)} but no train folder to train on: make one")
     places: dict[Split, Path] = {split: folder / split for split in splits} or {"train": folder}
-    names = _class_names(places["train"])
+    names = _subfolders(places["train"])
+    if len(names) < 2:
+        raise InputError(
+            f"--data.root {places['train']}: {len(names)} class folders; give a folder with one folder of images for "
+            "each of two or more classes"
+        )
     for split, place in places.items():
-        if odd := set(_class_names(place)) ^ set(names):
+        if odd := set(_subfolders(place)) ^ set(names):
             raise InputError(f"{folder}: train and {split} differ in their classes: {', '.join(sorted(odd)[:5])}")
     return names, {split: _samples(place, names) for split, place in places.items()}
 
 
-def _folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
-
-
-def _class_names(folder: Path) -> list[str]:
-    names = _folders(folder)
-    if len(names) < 2:
-        raise InputError(
-            f"--data.root {folder}: {len(names)} class folders; give a folder with one folder of images for each of "
-            "two or more classes"
-        )
-    return names
+def _subfolders(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder, without hidden ones; none if it is missing."""
+    return sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
 
 
 def _samples(folder: Path, names: Sequence[str]) -> list[Sample]:

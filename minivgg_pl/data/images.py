@@ -82,9 +82,7 @@ def _flat(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) / SIXTEEN_TO_EIGHT_BITS).round().astype(np.uint8))
-    if image.mode == "F":
-        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("L" if image.mode == "1" else "RGB")
+    return image.convert("L" if image.mode in ("1", "F") else "RGB")
