@@ -7,9 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LinearLocator, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LinearLocator, LogLocator, MaxNLocator, NullLocator
 
-from minivgg_pl.plots.figure import new_axes, save_figure
+from minivgg_pl.plots.figure import new_axes, save_figure, show_percent
 
 Rows = Sequence[Mapping[str, float]]
 # Name, seconds since the start, accuracy in [0, 1] at each.
@@ -28,28 +28,20 @@ NUM_TICKS = 6
 
 def draw_curves(
     rows: Rows, path: str | Path, title: str, reference: Rows | None = None, val_label: str = "validation"
-) -> None:
-    """Draw train and validation loss and accuracy in one chart, 1800 pixels wide as PNG, and write it to `path`.
+) -> Figure:
+    """Draw train and validation loss and accuracy in one chart, write it to `path` and return the figure.
+
+    Loss has the left axis, accuracy the right one. As PNG, the chart is 1800 pixels wide.
 
     Args:
-        rows: One mapping per epoch, in order: `epoch` (int from 1), `train_loss`, `val_loss` (0 or more), `train_acc`,
-            `val_acc` (in [0, 1]). A value may be nan: its point is left out. The legend gives the last row's values.
+        rows: One mapping for each epoch, at least one: `epoch` (int from 1), `train_loss`, `val_loss` (0 or more),
+            `train_acc`, `val_acc` (in [0, 1]). A nan is left out. The legend gives the last row's values.
         path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above the chart.
         reference: Rows of the article, as `minivgg_pl.plots.article.article_rows` returns them, drawn pale behind
             `rows`.
         val_label: Name of the validation set in the legend, `"test"` for instance.
-
-    Raises:
-        ValueError: If `rows` is empty.
     """
-    save_figure(curves_figure(rows, title, reference, val_label), Path(path))
-
-
-def curves_figure(rows: Rows, title: str, reference: Rows | None = None, val_label: str = "validation") -> Figure:
-    """Return the chart of `draw_curves`: loss on the left axis, accuracy on the right axis."""
-    if not rows:
-        raise ValueError("rows is empty: give at least one epoch to draw")
     reference = reference or []
     figure, loss_axes = new_axes(7.5, 4.8, title)
     accuracy_axes = loss_axes.twinx()
@@ -74,7 +66,7 @@ def curves_figure(rows: Rows, title: str, reference: Rows | None = None, val_lab
     legend.set_title(f"after epoch {last['epoch']:g}:")
     legend.set_frame_on(False)
     _set_axes(loss_axes, accuracy_axes, [*rows, *reference])
-    return figure
+    return save_figure(figure, path)
 
 
 def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
@@ -89,7 +81,7 @@ def _set_axes(loss_axes: Axes, accuracy_axes: Axes, rows: Rows) -> None:
     # Halves: six ticks then have one decimal.
     loss_axes.set_ylim(0, math.ceil(2 * max([*losses, 0.5])) / 2)
     accuracy_axes.set_ylim(0, 1)
-    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    show_percent(accuracy_axes.yaxis)
     for axes, name, colour in ((loss_axes, "loss", LOSS_COLOUR), (accuracy_axes, "accuracy", ACCURACY_COLOUR)):
         axes.set_ylabel(name, color=colour)
         axes.yaxis.set_major_locator(LinearLocator(NUM_TICKS))
@@ -98,26 +90,16 @@ def _set_axes(loss_axes: Axes, accuracy_axes: Axes, rows: Rows) -> None:
 
 def draw_accuracy_against_time(
     curves: Sequence[TimedCurve], path: str | Path, title: str, target: tuple[str, float] | None = None
-) -> None:
-    """Draw accuracy against wall time, one line for each training, and write it to `path`.
+) -> Figure:
+    """Draw accuracy against wall time, one line for each training, write it to `path` and return the figure.
 
     Args:
-        curves: In the legend's order: name, seconds since the start, all above 0 (the axis is logarithmic, in
-            minutes), and the accuracy in [0, 1] at each.
+        curves: At least one, in the legend's order: name, seconds since the start, all above 0 (the axis is
+            logarithmic, in minutes), and the accuracy in [0, 1] at each.
         path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
         title: Line above the chart.
         target: Name and value of an accuracy to mark with a horizontal line.
-
-    Raises:
-        ValueError: If `curves` is empty.
     """
-    save_figure(time_figure(curves, title, target), Path(path))
-
-
-def time_figure(curves: Sequence[TimedCurve], title: str, target: tuple[str, float] | None = None) -> Figure:
-    """Return the chart of `draw_accuracy_against_time`."""
-    if not curves:
-        raise ValueError("curves is empty: give at least one training to draw")
     figure, axes = new_axes(7.5, 4.8, title)
     for number, (name, seconds, accuracies) in enumerate(curves):
         style = {"color": CONTENDER_COLOURS[number % len(CONTENDER_COLOURS)], "marker": "o", "markersize": 4}
@@ -129,7 +111,7 @@ def time_figure(curves: Sequence[TimedCurve], title: str, target: tuple[str, flo
     axes.set_xscale("log")
     axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
     axes.set(xlabel="minutes (logarithmic), validation included", ylabel="accuracy on the test set")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    show_percent(axes.yaxis)
     axes.grid(color="0.9", linewidth=0.8)
     figure.legend(loc="outside lower center", frameon=False)
-    return figure
+    return save_figure(figure, path)

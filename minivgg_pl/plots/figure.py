@@ -5,23 +5,21 @@ import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from minivgg_pl.files import write_atomically
 
 # Twice the width of a README column, so that text stays crisp on a high-density screen.
 DPI = 240
-TITLE_SIZE = 12
 # In Matplotlib's own font; measured, with some to spare.
 TITLE_LETTERS_PER_INCH = 10
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of `width` x `height` inches with a constrained layout."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def title_lines(width: float, title: str) -> list[str]:
@@ -31,7 +29,7 @@ def title_lines(width: float, title: str) -> list[str]:
 
 def draw_title(figure: Figure, title: str) -> None:
     """Write the title above all parts of the figure, wrapped to its width."""
-    figure.suptitle(as_text("\n".join(title_lines(figure.get_figwidth(), title))), fontsize=TITLE_SIZE)
+    figure.suptitle(as_text("\n".join(title_lines(figure.get_figwidth(), title))), fontsize=12)
 
 
 def as_text(text: str) -> str:
@@ -49,8 +47,14 @@ def new_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure to `path`, whose suffix names the format."""
-    content = io.BytesIO()
+def show_percent(axis: Axis) -> None:
+    """Label the ticks of shares in [0, 1] in per cent."""
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def save_figure(figure: Figure, path: str | Path) -> Figure:
+    """Write the figure to `path`, whose suffix names the format, and return it."""
+    path, content = Path(path), io.BytesIO()
     figure.savefig(content, format=path.suffix[1:] or "png")
     write_atomically(path, content.getvalue())
+    return figure

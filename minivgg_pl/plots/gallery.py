@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from minivgg_pl.plots.figure import TITLE_SIZE, as_text, draw_title, new_figure, save_figure, title_lines
+from minivgg_pl.plots.figure import as_text, draw_title, new_figure, save_figure, title_lines
 
 MAX_COLUMNS = 8
 # Room for a title.
 MIN_COLUMNS = 3
 CELL_INCHES = 1.15
-CAPTION_SIZE = 8
-LINE_SPACING = 1.2  # Matplotlib's
-POINTS_PER_INCH = 72
 # Longer lines would run into the next image.
 MAX_CAPTION_LETTERS = 18
 
@@ -34,19 +31,18 @@ def draw_gallery(
     rows = math.ceil(len(images) / columns)
     caption_lines = max(caption.count("\n") for caption in captions) + 1
     width = max(columns, MIN_COLUMNS) * CELL_INCHES
-    title_height = len(title_lines(width, title)) * TITLE_SIZE * LINE_SPACING / POINTS_PER_INCH + 0.1 if title else 0
+    # A line of the title takes 0.2 inches.
+    title_height = len(title_lines(width, title)) * 0.2 + 0.1 if title else 0
     figure = new_figure(width, rows * (CELL_INCHES + 0.17 * caption_lines) + title_height)
     if title:
         draw_title(figure, title)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, number)
-        axes.imshow(image.squeeze(axis=2) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=255)
-        axes.set_xlabel(
-            as_text("\n".join(_cut(line) for line in caption.split("\n"))), fontsize=CAPTION_SIZE, labelpad=3
-        )
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set_xlabel(as_text("\n".join(map(_cut, caption.split("\n")))), fontsize=8, labelpad=3)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    save_figure(figure, Path(path))
+    save_figure(figure, path)
 
 
 def _cut(line: str) -> str:
