@@ -28,21 +28,17 @@ def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwr
         overwrite: Whether an existing file may be replaced.
 
     Raises:
-        InputError: If the ending is another, the file exists, or its folder does not or cannot be written.
+        InputError: If the ending is another, the file exists, or its folder does not.
     """
     if path is None:
         return
     if not path.name.endswith(tuple(suffixes)):
         raise InputError(f"{option} {path}: give a name that ends in {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise InputError(f"{option} {path}: that is a folder; give a file name")
     if path.exists() and not overwrite:
         raise InputError(f"{option} {path}: the file exists; give another name, or --overwrite")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InputError(f"{option} {path}: there is no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{option} {path}: the folder {folder} cannot be written")
 
 
 @contextmanager
@@ -51,7 +47,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
     A kill or a power cut leaves the old file or the new one, never half of it. What the system refuses is an OSError.
     """
-    # The name is unique, because two threads may write the same file.
+    # Unique, because two threads may write the same file.
     part = path.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")
     try:
         with part.open("wb") as file:
@@ -94,13 +90,13 @@ def make_folder(path: Path) -> None:
 def try_lock(descriptor: int) -> bool:
     """Lock an open file or folder against other processes until it is closed; return False if one has locked it.
 
-    Returns True, locking nothing, where the system or the file system has no locks.
+    Without locks on the system or the file system, it returns True.
     """
-    if fcntl is not None:
-        try:
+    try:
+        if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
     return True
