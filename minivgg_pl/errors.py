@@ -1,4 +1,4 @@
-"""Exceptions that the commands report in one line, and the check of seeds."""
+"""Exceptions that the commands report in one line."""
 
 
 class InputError(ValueError):
@@ -18,14 +18,3 @@ class NonFiniteLossError(RuntimeError):
         super().__init__(
             f"the {stage} loss is not finite in epoch {epoch}, step {step}: training stopped. Try a lower learning rate"
         )
-
-
-def check_seed(option: str, seed: int) -> int:
-    """Return `seed` unchanged.
-
-    Raises:
-        InputError: If it is negative, or 2**32 or more, which NumPy's generators do not take.
-    """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"{option} {seed}: give a whole number from 0 to {2**32 - 1}")
-    return seed

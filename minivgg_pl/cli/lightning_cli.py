@@ -20,7 +20,7 @@ from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import dotted_options, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
-from minivgg_pl.errors import InputError, check_seed
+from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training import callbacks
@@ -73,7 +73,9 @@ class MiniVGGCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse `args`. LightningCLI's own method warns unless they come from `sys.argv`."""
         self.config = parser.parse_args([DEFAULT_DATA, *args])
-        check_seed("--seed_everything", self.config.seed_everything)
+        seed = self.config.seed_everything
+        if not 0 <= seed < 2**32:
+            raise InputError(f"--seed_everything {seed}: give a whole number from 0 to {2**32 - 1}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""

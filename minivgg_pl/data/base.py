@@ -16,8 +16,7 @@ from minivgg_pl.errors import InputError
 
 Split = Literal["train", "val", "test"]
 # Of CIFAR-10, which the networks are made for.
-IMAGE_SIZE = 32
-IMAGE_CHANNELS = 3
+IMAGE_SIZE, IMAGE_CHANNELS = 32, 3
 # A GPU evaluates at least 1,000 images of 32x32 at once. Smaller batches leave most of it idle.
 LEAST_EVALUATED_PIXELS = 1000 * IMAGE_SIZE**2
 
@@ -42,8 +41,8 @@ class ImageDataModule(LightningDataModule):
         train_size: Number of training images, before any are held out; None if only `load` tells.
         splits: The splits that `load` has. Without `val`, `val_size` training images are held out. Without `test`, the
             validation images are tested on.
-        batch_size: Images a batch, on each device. A GPU validates and tests in batches of 1,000 images of 32x32
-            pixels, or as many pixels in larger ones, if that is more.
+        batch_size: Images a batch, on each device. A GPU evaluates in batches of at least 1,000 images of 32x32 pixels,
+            or of as many pixels.
         val_size: Training images held out for validation, of each class its share; 0: validation on the test set, as in
             the article.
         split_seed: Seed of the choice of held-out images; nothing else depends on it.
@@ -77,7 +76,7 @@ class ImageDataModule(LightningDataModule):
         split_batches: bool = False,
     ) -> None:
         super().__init__()
-        # A subclass passes these on without naming them.
+        # By name, since a subclass has them in `**options`.
         self.save_hyperparameters("batch_size", "val_size", "split_seed", "flip", "shift", "split_batches")
         if batch_size < LEAST_TO_TRAIN:
             raise InputError(f"batch_size is {batch_size}: give {LEAST_TO_TRAIN} or more")
@@ -134,7 +133,7 @@ class ImageDataModule(LightningDataModule):
         return "test set" if "test" in self.splits else self.validation
 
     def adopt_split(self, split: dict[str, Any]) -> None:
-        """Hold out the same images as the run whose `state_dict` has this `split`; to be called before `setup`."""
+        """Hold out the same images as the run whose `state_dict` has this `split`; call it before `setup`."""
         self.val_size, self.split_seed = split["val_size"], split["split_seed"]
 
     def prepare_data(self) -> None:
@@ -184,7 +183,7 @@ class ImageDataModule(LightningDataModule):
         return self.batch_size if self.split_batches else self.batch_size * num_devices
 
     def train_dataloader(self) -> ImageLoader:
-        """Return the training batches: shuffled anew each epoch, or with overfit_batches in the order of the images."""
+        """Return the training batches: shuffled, or with overfit_batches in the order of the images."""
         trainer = self.trainer
         if trainer and (number := trainer.world_size) > 1:
             # Without `seed_everything` each process has its own.
@@ -217,8 +216,7 @@ class ImageDataModule(LightningDataModule):
         if not training and device.type == "cuda":
             _, height, width = self.image_shape
             size = max(size, LEAST_EVALUATED_PIXELS // (height * width) * num_devices)
-        shuffled = training and not (trainer and trainer.overfit_batches)
-        seed = self.shuffle_seed if shuffled else None
+        seed = self.shuffle_seed if training and not (trainer and trainer.overfit_batches) else None
         return ImageLoader(dataset, size, num_devices, rank, seed, self.augmentation, trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -248,6 +246,5 @@ class ImageDataModule(LightningDataModule):
         Raises:
             InputError: If it is of others.
         """
-        split = state_dict.get("split", {})
-        if split.get("fingerprint", self.fingerprint) != self.fingerprint:
+        if state_dict.get("split", {}).get("fingerprint", self.fingerprint) != self.fingerprint:
             raise InputError(f"{self.title} are not those that the run was trained on: some were added, or are gone")

@@ -94,16 +94,14 @@ def test_a_bad_config_file_is_refused(refuse, tmp_path, content, message):
     assert message in refuse("--config", path)
 
 
-def test_damaged_data_are_refused(refuse, synthetic_root, tmp_path):
-    root = shutil.copytree(synthetic_root, tmp_path / "copy")
-    path = next(root.rglob("*.npz"))
-    path.write_bytes(path.read_bytes()[:-100])
-    assert path.name in refuse(f"--data.root={root}")
+def test_damaged_data_are_refused(refuse, tmp_path):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"damaged")
+    error = refuse("--gpus=0", f"--data.root={tmp_path}", synthetic=False)
+    assert "cifar-10-python.tar.gz is not the official CIFAR-10 file" in error
 
 
 def test_a_data_root_that_is_a_file_is_refused(refuse, tmp_path):
     (tmp_path / "file").write_text("")
-    assert str(tmp_path / "file") in refuse(f"--data.root={tmp_path / 'file'}")
     assert "is a file" in refuse("--gpus=0", f"--data.root={tmp_path / 'file'}", synthetic=False)
 
 
