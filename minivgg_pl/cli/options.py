@@ -6,16 +6,10 @@ from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 
-# Short names that take a value, with the dotted option that each stands for.
-SHORT_NAMES = {
-    "--variant": "--model.variant",
-    "--epochs": "--trainer.max_epochs",
-    "--gpus": "--trainer.accelerator",
-    "--recipe": "--config",
-    "--resume": "",
-}
+# Short names that take a value. The first two stand for a dotted option each.
+SHORT_NAMES = {"--variant": "--model.variant", "--epochs": "--trainer.max_epochs"}
+OTHER_SHORT_NAMES = ("--gpus", "--recipe", "--resume")
 FLAGS = {"--compile": "--compile=true", "--help.full": "--help"}
-SYNONYMS = {"gpu": "cuda"}
 
 HELP = """\
 usage: train.py [--variant {classic,wide}] [--recipe NAME] [--gpus N] [--epochs N] [--resume RUN] [--compile]
@@ -75,35 +69,25 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
         The arguments for LightningCLI, and the path given with `--resume` or None.
 
     Raises:
-        InputError: If a short name has no value or a bad one, or a dotted option contradicts it.
+        InputError: If a short name has no value or a bad one.
     """
     expanded: list[str] = []
     taken: dict[str, str] = {}
-    short: dict[str, tuple[str, str]] = {}
-    typed: dict[str, str] = {}
-    option = ""
     words = iter(argv)
     for word in words:
         name, has_value, value = word.partition("=")
-        if name not in SHORT_NAMES:
+        if name not in (*SHORT_NAMES, *OTHER_SHORT_NAMES):
             expanded.append(FLAGS.get(word, word))
-            option = name if word.startswith("--") else option
-            typed[option] = value if word.startswith("--") else word
             continue
         value = value if has_value else next(words, "")
         if not value or value.startswith("--"):
             raise InputError(f"{name} needs a value: see --help")
-        if name in taken:
-            raise InputError(f"{name} {taken[name]} and {name} {value}: give one")
         if name in ("--recipe", "--resume"):
             taken[name] = value
-            continue
-        for dotted, meant in _dotted(name, value).items():
-            expanded.append(f"{dotted}={meant}")
-            short[dotted] = (f"{name} {value}", meant)
-    for dotted, (given, meant) in short.items():
-        if typed.get(dotted, meant) not in (meant, SYNONYMS.get(meant)):
-            raise InputError(f"{given} and {dotted} {typed[dotted]} contradict each other: give one of them")
+        elif name == "--gpus":
+            expanded += _device_options(value)
+        else:
+            expanded.append(f"{SHORT_NAMES[name]}={value}")
     if len(taken) > 1:
         raise InputError(
             f"--recipe {taken['--recipe']} beside --resume: a run keeps its own recipe; leave --recipe out"
@@ -113,11 +97,8 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
     return recipe + expanded, taken.get("--resume")
 
 
-def _dotted(name: str, value: str) -> dict[str, str]:
-    """Return the dotted options that a short name with its value stands for."""
-    if name != "--gpus":
-        return {SHORT_NAMES[name]: value}
-    if not value.isdecimal():
-        raise InputError(f"--gpus {value}: give a whole number, 0 or more")
-    number = int(value)
-    return {"--trainer.accelerator": "gpu" if number else "cpu", "--trainer.devices": str(max(number, 1))}
+def _device_options(gpus: str) -> list[str]:
+    if not gpus.isdecimal():
+        raise InputError(f"--gpus {gpus}: give a whole number, 0 or more")
+    number = int(gpus)
+    return [f"--trainer.accelerator={'gpu' if number else 'cpu'}", f"--trainer.devices={max(number, 1)}"]

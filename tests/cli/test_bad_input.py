@@ -10,7 +10,6 @@ OPTIONS = {
     "--variant": "--variant needs a value",
     "--gpus two": "--gpus two: give a whole number, 0 or more",
     "--recipe fancy": "--recipe fancy: unknown; choose one of article, modern, speedrun",
-    "--recipe modern --recipe article": "--recipe modern and --recipe article: give one",
     "--recipe modern --resume runs/classic/1": "a run keeps its own recipe; leave --recipe out",
     # The parser.
     "--variant huge": "--model.variant huge: give one of 'classic', 'wide'",

@@ -8,7 +8,6 @@ import pytest
 
 from minivgg_pl.cli.options import expand_short_names, help_text
 from minivgg_pl.cli.recipes import recipe_arguments
-from minivgg_pl.errors import InputError
 from tests.cli.test_recipes import ParserOnly, parse
 from tests.conftest import TRAIN
 
@@ -50,11 +49,7 @@ def test_help_names_the_defaults_that_the_code_has():
         (["--help.full"], ["--help"]),
         (["--compile", "--epochs=3"], ["--compile=true", "--trainer.max_epochs=3"]),
         (["--compile=false"], ["--compile=false"]),
-        (["--variant", "wide", "--model.variant", "wide"], ["--model.variant=wide", "--model.variant", "wide"]),
-        (
-            ["--gpus=1", "--trainer.accelerator=cuda"],
-            ["--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.accelerator=cuda"],
-        ),
+        (["--variant", "wide", "--model.variant", "classic"], ["--model.variant=wide", "--model.variant", "classic"]),
     ],
 )
 def test_short_names_stand_for_dotted_options(typed, expanded):
@@ -72,18 +67,3 @@ def test_a_data_module_is_found_by_its_name_and_has_its_own_defaults():
     data = ParserOnly(["--data.root=x", "--data=ImageFolderDataModule"]).config.data
     assert data.class_path == "minivgg_pl.ImageFolderDataModule"
     assert (data.init_args.root, data.init_args.val_size) == ("x", None)
-
-
-@pytest.mark.parametrize(
-    ("typed", "message"),
-    [
-        (["--variant", "wide", "--model.variant", "classic"], "--variant wide and --model.variant classic contradict"),
-        (["--model.variant=classic", "--variant=wide"], "--variant wide and --model.variant classic contradict"),
-        (["--epochs", "3", "--trainer.max_epochs=4"], "--epochs 3 and --trainer.max_epochs 4 contradict"),
-        (["--gpus", "0", "--trainer.accelerator", "gpu"], "--gpus 0 and --trainer.accelerator gpu contradict"),
-        (["--gpus", "2", "--trainer.devices", "1"], "--gpus 2 and --trainer.devices 1 contradict"),
-    ],
-)
-def test_two_spellings_with_different_values_are_refused(typed, message):
-    with pytest.raises(InputError, match=message):
-        expand_short_names(typed)
