@@ -38,14 +38,12 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     """
     _quiet_known_noise()
     keep_freed_memory()
-    previous = signal.signal(signal.SIGTERM, end_at_once)
+    # cli/train.py restores the handler before it.
+    signal.signal(signal.SIGTERM, end_at_once)
     try:
         return _train(argv, resume_path)
     except SIGTERMException:
         return fail(NOTHING_TRAINED, EXIT_TERMINATED)
-    finally:
-        if signal.getsignal(signal.SIGTERM) is end_at_once:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def _train(argv: list[str], resume_path: str | None) -> int:
@@ -65,26 +63,25 @@ def _train(argv: list[str], resume_path: str | None) -> int:
 
 def _quiet_known_noise() -> None:
     """Silence messages of the libraries that tell the user nothing."""
-    # jsonargparse 4.49 and newer deprecate what Lightning 2.6's LightningCLI calls (PL#21900).
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning\.pytorch\.cli")
-    # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    # Worker processes lose time here: a batch is one indexing operation.
-    warnings.filterwarnings("ignore", message=r".*does not have many workers")
-    # The weights stay float32 under it, so the size in the summary is right.
-    warnings.filterwarnings("ignore", message=r"Precision bf16-mixed is not supported by the model summary")
-    # Resuming in the run's own folder is what --resume is for.
-    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
-    # --optimizer is meant to do so.
-    warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
+    for message in (
+        # Lightning 2.6 asks torch's pytree in a way that torch 2.12 and newer deprecate.
+        r".*isinstance\(treespec, LeafSpec\)",
+        # The weights stay float32 under bf16-mixed, so the size in the summary is right.
+        "Precision bf16-mixed is not supported by the model summary",
+        # Resuming in the run's own folder is what --resume is for, and --optimizer replaces the optimizer.
+        "Checkpoint directory .* exists and is not empty",
+        ".*configure_optimizers` will be overridden by",
+    ):
+        warnings.filterwarnings("ignore", message)
     # The seed is in config.yaml and summary.json; on stderr it would stand above every error.
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # Advertisements for Lightning's cloud services, and how the length of the triangular schedule is found.
-    return not any(words in record.getMessage() for words in ("Tip: ", "to estimate number of stepping batches"))
+    # Advertisements, how the triangular schedule finds its length, and the devices, which are in summary.json.
+    noise = ("Tip: ", "to estimate number of stepping batches", " available: ")
+    return not any(words in record.getMessage() for words in noise)
 
 
 def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
@@ -100,16 +97,16 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
         tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         _finish(cli, tested[0] if tested else {}, environment, start)
-    except (MisconfigurationException, ModuleNotFoundError) as error:
-        # Such as psutil, which a callback needs.
-        raise InputError(f"--trainer: {error}") from error
-    except ValueError as error:
-        # Lightning compares it with the number of batches, which is known only now.
-        if "`val_check_interval`" not in str(error):
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        # Such as psutil, which a callback needs. Lightning knows the number of batches, and so the longest
+        # val_check_interval, only now; another ValueError is no option's fault.
+        if isinstance(error, ValueError) and "`val_check_interval`" not in str(error):
             raise
         raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
-        return _stop(cli, f"{error}. {_last_good_weights(cli.recorder)}", EXIT_FAILED)
+        kept = (cli.recorder.folder or Path()) / runs.LAST_CHECKPOINT
+        weights = f"The last good weights: {kept}" if kept.exists() else "There are no weights to keep yet"
+        return _stop(cli, f"{error}. {weights}", EXIT_FAILED)
     except RuntimeError as error:
         if cli.trainer.world_size == 1 or not _is_lost_connection(error):
             raise
@@ -153,19 +150,9 @@ def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
     return fail(message, code)
 
 
-def _last_checkpoint(recorder: callbacks.RunRecorder) -> Path | None:
-    path = recorder.folder and recorder.folder / runs.LAST_CHECKPOINT
-    return path if path and path.exists() else None
-
-
-def _last_good_weights(recorder: callbacks.RunRecorder) -> str:
-    path = _last_checkpoint(recorder)
-    return f"The last good weights: {path}" if path else "No epoch was finished, so there are no weights to keep"
-
-
 def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
     if recorder.folder is None or not runs.newest_config(recorder.folder):
         return "Nothing was trained yet"
-    if len(recorder.rows) > 1 and not _last_checkpoint(recorder):
+    if len(recorder.rows) > 1 and not (recorder.folder / runs.LAST_CHECKPOINT).exists():
         return "It kept no checkpoints to go on from"
     return f"To go on: --resume {recorder.folder}"

@@ -1,7 +1,5 @@
 """The LightningCLI: it parses, checks and builds the data module, the model, the callbacks and the Trainer."""
 
-import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -37,10 +35,6 @@ TRAINER_DEFAULTS = {
     # The first epoch's validation comes soon.
     "num_sanity_val_steps": 0,
 }
-
-
-# What cuBLAS reads when it starts, and the value that makes it deterministic.
-CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 class MiniVGGCLI(LightningCLI):
@@ -112,9 +106,6 @@ class MiniVGGCLI(LightningCLI):
             checks.take_normalization(config.model, defaults)
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
-        if config.trainer.deterministic:
-            # Before choose_precision starts CUDA.
-            os.environ.setdefault(CUBLAS_WORKSPACE, DETERMINISTIC_WORKSPACE)
         if config.native_bf16 and config.trainer.precision is None:
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"
@@ -133,27 +124,15 @@ class MiniVGGCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer and prepare the data, so that errors in either come before a run folder is made."""
-        # The devices that Lightning found are in summary.json; here they would stand above an error.
-        logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-        level = logger.level
-        workspace = os.environ.get(CUBLAS_WORKSPACE)
-        logger.setLevel(logging.WARNING)
         try:
             options = {"enable_progress_bar": _shows_bar(self.config), "plugins": self._plugins()}
             trainer = super().instantiate_trainer(**options, **kwargs)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--trainer: {error}") from error
-        finally:
-            logger.setLevel(level)
-        checks.check_devices(trainer, self.config.trainer, self.datamodule, self.resume)
-        checks.check_monitors(trainer)
+        checks.check_trainer(trainer, self.config.trainer, self.datamodule, self.resume)
         if self.resume and self.resume.checkpoint:
             saving.check_training_state(self.resume.content, self.model, f"--resume {self.resume.checkpoint}")
-        if workspace:
-            # The Trainer overwrites what the user had set.
-            os.environ[CUBLAS_WORKSPACE] = workspace
-        if not (self.resume and self.resume.checkpoint):
-            # Before a run folder is made.
+        else:
             self.model.load_initial_weights()
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer

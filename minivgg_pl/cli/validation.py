@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
@@ -125,23 +124,19 @@ def take_normalization(model: Any, defaults: Mapping[str, Any]) -> None:
             model[name] = value
 
 
-def check_monitors(trainer: Trainer) -> None:
-    """Refuse early stopping on what is never logged; Lightning's own refusal comes after the first epoch."""
-    if any(not type(callback).__module__.startswith(("lightning.", "minivgg_pl.")) for callback in trainer.callbacks):
-        return  # it may log what it likes
-    for callback in trainer.callbacks:
-        if isinstance(callback, EarlyStopping) and callback.strict and callback.monitor not in LEARNING_COLUMNS:
-            raise InputError(
-                f"--trainer.callbacks: EarlyStopping monitors {callback.monitor!r}: give one of "
-                f"{', '.join(LEARNING_COLUMNS)}"
-            )
+def check_trainer(trainer: Trainer, options: Any, data: ImageDataModule, resume: ResumePoint | None) -> None:
+    """Check that `trainer`, built from `options`, can train on its devices' shares of the data, and resume there.
 
-
-def check_devices(trainer: Trainer, options: Any, data: ImageDataModule, resume: ResumePoint | None) -> None:
-    """Check that the devices of `trainer`, built from `options`, can train on their shares of the data.
-
-    A resumed run must be able to go on from where it was.
+    Raises:
+        InputError: With the first problem.
     """
+    for stopping in trainer.early_stopping_callbacks:
+        if stopping.strict and stopping.monitor not in LEARNING_COLUMNS:
+            # Lightning's own refusal comes after the first epoch.
+            raise InputError(
+                f"--trainer.callbacks: EarlyStopping monitors {stopping.monitor!r}: give one of "
+                f"{', '.join(LEARNING_COLUMNS)}, or strict false for a metric that a callback of your own logs"
+            )
     num_devices = trainer.num_devices * trainer.num_nodes
     size = data.global_batch_size(num_devices)
     if size < LEAST_TO_TRAIN * num_devices:

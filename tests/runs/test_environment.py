@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from minivgg_pl import LitMiniVGG
-from minivgg_pl.cli.lightning_cli import CUBLAS_WORKSPACE
 from minivgg_pl.runs import environment
 from minivgg_pl.runs.environment import describe_environment, git_state, weights_sha256
 from tests.conftest import REPOSITORY
@@ -105,8 +104,8 @@ def test_the_weights_hash_sees_values_names_and_types_and_not_the_order_in_memor
 @pytest.fixture
 def restore_determinism(monkeypatch):
     """Undo what a deterministic run in this process leaves."""
-    monkeypatch.setenv(CUBLAS_WORKSPACE, "")
-    monkeypatch.delenv(CUBLAS_WORKSPACE)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     benchmark = torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(False)
@@ -144,20 +143,3 @@ def test_on_a_gpu_two_deterministic_runs_have_the_same_weights(
     gpu = json.loads((tmp_path / "runs/classic-synthetic/1/summary.json").read_text())["environment"]["gpu"]
     assert gpu["name"] == torch.cuda.get_device_name()
     assert gpu["driver"]
-
-
-@pytest.mark.parametrize(("own", "expected"), [(None, ":4096:8"), (":16:8", ":16:8")])
-def test_cublas_is_made_deterministic_before_cuda_starts_and_the_users_own_choice_stays(
-    synthetic_options, train_here, restore_determinism, monkeypatch, own, expected
-):
-    seen = []
-    if own:
-        monkeypatch.setenv(CUBLAS_WORKSPACE, own)
-    # Asks the GPU, if there is one, for its precision: the first to do so.
-    monkeypatch.setattr(
-        "minivgg_pl.cli.lightning_cli.choose_precision",
-        lambda _: seen.append(os.environ.get(CUBLAS_WORKSPACE)) or "32-true",
-    )
-    options = ["--recipe=speedrun", "--trainer.deterministic=true", "--trainer.fast_dev_run=1"]
-    assert train_here(*synthetic_options, *options) == 0
-    assert [*seen, os.environ[CUBLAS_WORKSPACE]] == [expected, expected]
