@@ -111,7 +111,6 @@ class MiniVGGCLI(LightningCLI):
             self.lacks_bf16 = config.trainer.precision == "32-true"
         if self.resume:
             self.resume.check_unchanged(self._dotted(config), defaults)
-            self.resume.check_data_class(data.class_path)
             data.check_state(self.resume.data_state)
         base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
         name = config.model.variant + data.run_suffix

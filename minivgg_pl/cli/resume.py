@@ -10,7 +10,14 @@ from minivgg_pl.cli.recipes import dotted_options
 from minivgg_pl.data.base import public_path
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
-from minivgg_pl.runs.checkpoint import data_state, last_checkpoint, read_checkpoint, run_folder_of
+from minivgg_pl.runs.checkpoint import (
+    CLASS_PATH,
+    POSITION,
+    data_state,
+    last_checkpoint,
+    read_checkpoint,
+    run_folder_of,
+)
 
 # The checkpoint's state and the rows so far depend on them. A change would be recorded and have no effect (the
 # optimizer's state brings its own learning rate), or training images would become validation images.
@@ -30,8 +37,8 @@ class ResumePoint:
     Attributes:
         checkpoint: The checkpoint to load, or None where the run ended before its first.
         epoch: Number of finished epochs.
-        options: The options that it was trained with, as far as they are known: the run's newest config file, or for
-            a checkpoint outside a run folder the options of model and data in the checkpoint.
+        options: The options that it was trained with, nested as in a config file: the run's newest one, or for a
+            checkpoint outside a run folder the options of model and data in the checkpoint.
         config: The run folder's newest config file, or None for a checkpoint outside one.
         folder: The run folder to continue in, or None for a new one (the checkpoint is not the run's last).
         content: What the checkpoint holds.
@@ -58,29 +65,12 @@ class ResumePoint:
         """Return the options so far as command-line arguments; the typed ones come after them."""
         if self.config is not None:
             return [f"--config={self.config}"]
-        known = {name: value for name, value in dotted_options(self.options).items() if value not in (None, {})}
-        # The class comes first, because it decides which options there are.
-        data = [f"--data={known.pop('data.class_path')}"] if "data.class_path" in known else []
-        typed = {name: v if isinstance(v, str) else json.dumps(v, default=str) for name, v in known.items()}
-        return data + [f"--{name}={value}" for name, value in typed.items()]
+        return [f"--{name}={json.dumps(value)}" for name, value in self.options.items()]
 
     def is_finished(self, max_epochs: int | None) -> bool:
         """Return whether the run has its epochs, and its test too."""
         has_epochs = max_epochs is not None and 0 <= max_epochs <= self.epoch
         return has_epochs and (self.folder is None or runs.tested_epochs(self.folder) == self.epoch)
-
-    def check_data_class(self, class_path: str) -> None:
-        """Check that the data are of the class that the run was trained on.
-
-        Raises:
-            InputError: If they are not.
-        """
-        before = public_path(self.data_state.get("class_path", class_path))
-        if before != class_path:
-            raise InputError(
-                f"--resume {self.checkpoint}: it was trained on data of {before}, which is imported only if typed: "
-                f"give --data {before} if you trust it (now {class_path})"
-            )
 
     def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
@@ -94,17 +84,19 @@ class ResumePoint:
         """
         fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * (options["model.schedule"] == "triangular")
         before = dotted_options(self.options)
+        # A checkpoint alone knows nothing of options outside model and data.
         if self.config is not None:
             before = {name: defaults.get(name) for name in options} | before
-        # A checkpoint alone knows nothing of options outside model and data.
+        if CLASS_PATH in self.data_state:
+            before["data.class_path"] = self.data_state[CLASS_PATH]
         for name, was in before.items():
             now = options.get(name)
             if name == "data.class_path":
                 was, now = public_path(str(was)), public_path(str(now))
-            if was != now and any(name == fixed or name.startswith(f"{fixed}.") for fixed in fixed_options):
+            if was != now and f"{name}.".startswith(tuple(f"{fixed}." for fixed in fixed_options)):
                 raise InputError(
                     f"--resume {self.checkpoint or self.folder}: {name} was {was} and cannot become {now} in the "
-                    f"middle of a run: leave --{name} out, or train a new run"
+                    f"middle of a run: give --{name.removesuffix('.class_path')} {was}, or train a new run"
                 )
 
 
@@ -150,7 +142,7 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"--resume {path}: a checkpoint without the state of the training loop") from error
     is_inside = epochs < started
-    if is_inside and (is_last_batch or not data_state(content).get("position")):
+    if is_inside and (is_last_batch or not data_state(content).get(POSITION)):
         # Lightning would leave the epoch's validation out, or begin the epoch's images again.
         raise InputError(f"--resume {path}: it was saved inside epoch {epochs + 1}; give one of an epoch's end")
     if not is_inside and not is_last_batch:
@@ -164,17 +156,15 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
 
 def _read_options(config: Path) -> dict[str, Any]:
     try:
-        options = read_config(config)
-        if not isinstance(options, dict):
-            raise InputError(f"{config} holds no options")
+        return read_config(config)
     except InputError as error:
         raise InputError(f"--resume: {error}: repair it, or resume from the .ckpt elsewhere") from error
-    return options
 
 
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:
-    data = dict(content.get("datamodule_hyper_parameters", {}))
-    path = public_path(data_state(content).get("class_path", ""))
+    options = {"model": dict(content["hyper_parameters"])}
+    path = public_path(data_state(content).get(CLASS_PATH, ""))
     # Otherwise whoever wrote the checkpoint would choose what is imported.
-    data |= {"class_path": path} if path.startswith("minivgg_pl.") else {}
-    return {"model": dict(content["hyper_parameters"]), "data": data}
+    if path.startswith("minivgg_pl."):
+        options["data"] = {"class_path": path, "init_args": dict(content.get("datamodule_hyper_parameters", {}))}
+    return options

@@ -12,6 +12,7 @@ from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.data.loader import LEAST_TO_TRAIN, check_position
 from minivgg_pl.errors import InputError
+from minivgg_pl.runs.checkpoint import POSITION
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
 from minivgg_pl.weights.init_from import normalization_of
 
@@ -145,7 +146,7 @@ def check_trainer(trainer: Trainer, options: Any, data: ImageDataModule, resume:
             f"needs two to train: give {LEAST_TO_TRAIN * num_devices} or more"
         )
     if resume:
-        check_position(resume.data_state.get("position") or {}, size, num_devices)
+        check_position(resume.data_state.get(POSITION) or {}, size, num_devices)
     if any(method in str(options.strategy) for method in ("spawn", "fork", "notebook")):
         # Its processes train copies of the module, and nothing of them comes back to test and to sum up.
         raise InputError("--trainer.strategy: a strategy that spawns or forks cannot be tested afterwards; give ddp")

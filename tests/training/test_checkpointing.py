@@ -305,5 +305,5 @@ def test_a_checkpoint_does_not_choose_what_is_imported(finished_run, train_here,
     assert train_here("--resume", tmp_path / "damaged.ckpt", "--epochs=5", "--gpus=0") == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1
-    assert "trained on data of poison.Data, which is imported only if typed" in error
+    assert "data.class_path was poison.Data and cannot become minivgg_pl.CIFAR10DataModule" in error
     assert not (tmp_path / "imported").exists()
