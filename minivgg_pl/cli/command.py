@@ -39,6 +39,9 @@ def guarded(command: Callable[[], int]) -> int:
         # The reader, such as `head`, has all that it wanted.
         _drop_output()
         return EXIT_FAILED
+    except ModuleNotFoundError as error:
+        # One of the packages that are needed for some files only, such as h5py and onnx.
+        return fail(f"{error}: pip install {error.name}", EXIT_BAD_INPUT)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -52,9 +55,8 @@ def guarded(command: Callable[[], int]) -> int:
 
 def fail(message: str, code: int) -> int:
     """Print `message` as one line on stderr, without control characters, and return `code`."""
-    line = " ".join(message.split())
-    shown = line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}..."
-    print("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown), file=sys.stderr)
+    line = " ".join(message.split())[:MAX_MESSAGE]
+    print("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
     return code
 
 

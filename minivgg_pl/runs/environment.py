@@ -13,12 +13,8 @@ import torch
 from torch import nn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# The processor's flags that torch's kernels, oneDNN and the BLAS libraries choose by: x86 first, then Arm.
-KERNEL_FLAGS = (
-    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"),
-    *("avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
-    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
-)
+# How the flags begin that torch's kernels, oneDNN and the BLAS libraries choose by, on x86 and on Arm.
+KERNEL_FLAGS = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "bf16", "i8mm", "sve")
 # A hung driver or file system must not hang a run.
 TIMEOUT_SECONDS = 5
 
@@ -54,9 +50,10 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_flags() -> list[str]:
-    """Return those of KERNEL_FLAGS that the processor has; an empty list without /proc."""
-    flags = (_cpu_field("flags") or _cpu_field("Features") or "").split()
-    return [flag for flag in KERNEL_FLAGS if flag in flags]
+    """Return the processor's flags that begin as KERNEL_FLAGS say; an empty list without /proc."""
+    cpu = _cpu_info()
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
+    return [flag for flag in flags if flag.startswith(KERNEL_FLAGS)]
 
 
 def git_state(repository: Path = REPOSITORY) -> dict[str, Any] | None:
@@ -65,16 +62,13 @@ def git_state(repository: Path = REPOSITORY) -> dict[str, Any] | None:
     Returns None if the package was not imported from its own checkout. An installed package may lie inside another
     repository of the user, and that revision says nothing about this code.
     """
-    # A Git hook that starts a run sets variables that point at another repository.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env["GIT_OPTIONAL_LOCKS"] = "0"
-    # Git must not start a daemon for this one question.
-    command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    # Without locks: a commit may be under way.
+    command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         is_ours = 'name = "minivgg-pl"' in (repository / "pyproject.toml").read_text()
         if not is_ours or not (repository / ".git").exists():
             return None
-        status = _output(command, cwd=repository, env=env)
+        status = _output(command, cwd=repository)
         revision = next(line for line in status if line.startswith("# branch.oid ")).split()[-1]
     except (OSError, ValueError, StopIteration, subprocess.SubprocessError):
         return None
@@ -109,21 +103,21 @@ def _describe_gpu(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _output(command: list[str], **options: Any) -> list[str]:
-    """Return the lines that a command prints; it gets no input and TIMEOUT_SECONDS."""
-    options |= {"capture_output": True, "text": True, "check": True, "stdin": subprocess.DEVNULL}
-    return subprocess.run(command, timeout=TIMEOUT_SECONDS, **options).stdout.splitlines()
+def _output(command: list[str], cwd: Path | None = None) -> list[str]:
+    """Return the lines that a command prints within TIMEOUT_SECONDS."""
+    options = {"stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL, "text": True}
+    return subprocess.check_output(command, cwd=cwd, timeout=TIMEOUT_SECONDS, **options).splitlines()
 
 
 def _cpu_name() -> str:
-    return _cpu_field("model name") or platform.processor() or platform.machine()
+    return _cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
-def _cpu_field(name: str) -> str | None:
-    """Return the field `name` of the first processor in /proc/cpuinfo, if there is one."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            field, _, value = line.partition(":")
-            if field.strip() == name:
-                return value.strip()
-    return None
+def _cpu_info() -> dict[str, str]:
+    """Return the fields of the first processor in /proc/cpuinfo, if there is one."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    fields = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in fields}

@@ -69,18 +69,14 @@ def onnx_bytes(trained: TrainedNetwork) -> bytes:
     The batch size is free.
 
     Raises:
-        InputError: If onnx, onnxscript or onnxruntime is not installed, or the model disagrees with the network.
+        InputError: If the installed onnxscript cannot write it, or the model disagrees with the network.
     """
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401 (check_onnx needs it)
-        import onnxscript  # noqa: F401 (torch's exporter needs it)
-    except ModuleNotFoundError as error:
-        raise InputError(f"ONNX needs packages: pip install onnx onnxscript onnxruntime ({error})") from error
     # The exporter logs its progress, and calls functions of torch that are deprecated.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(action="ignore"):
-        try:
+    try:
+        import onnx
+
+        with warnings.catch_warnings(action="ignore"):
             exported = torch.onnx.export(
                 _program(WithProbabilities(trained.net).eval(), trained),
                 dynamo=True,
@@ -89,15 +85,13 @@ def onnx_bytes(trained: TrainedNetwork) -> bytes:
                 external_data=False,
                 verbose=False,
             )
-        except torch.onnx.errors.OnnxExporterError as error:
-            # Such as torch 2.6 with onnxscript 0.6 or newer, which cannot translate batch norm.
-            raise InputError(
-                f"torch {torch.__version__} and the installed onnxscript cannot write ONNX: install newer ones"
-            ) from error
-    model = exported.model_proto
-    onnx.helper.set_model_props(model, {"class_names": json.dumps(trained.class_names)})
-    content = model.SerializeToString()
-    check_onnx(content, trained.net)
+        model = exported.model_proto
+        onnx.helper.set_model_props(model, {"class_names": json.dumps(trained.class_names)})
+        content = model.SerializeToString()
+        check_onnx(content, trained.net)
+    except torch.onnx.errors.OnnxExporterError as error:
+        # Such as torch 2.6 with onnxscript 0.6 or newer, which cannot translate batch norm.
+        raise InputError("the installed torch and onnxscript cannot write ONNX: install newer ones") from error
     return content
 
 

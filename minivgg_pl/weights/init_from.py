@@ -25,9 +25,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
     else:
         trained = load_trained(source).net
         if (theirs := trained.options["variant"]) != (ours := net.options["variant"]):
-            raise InputError(
-                f"{source}: weights of a {theirs} network, and this one is {ours}: give --variant {theirs}"
-            )
+            raise InputError(f"{source}: weights of {theirs}, and this network is {ours}: give --variant {theirs}")
         tensors = {name: tensor for name, tensor in trained.state_dict().items() if name not in NORMALIZATION}
         normalization = {name: trained.options[name] for name in NORMALIZATION}
     own = net.state_dict()
@@ -35,31 +33,24 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
         if tensor.shape == own[name].shape:
             own[name] = tensor
         elif not name.startswith("classifier."):
-            raise InputError(
-                f"{source}: {name} has shape {tuple(tensor.shape)} where this network has {tuple(own[name].shape)}: "
-                "give weights of the same variant and sizes"
-            )
-    if normalization and any(normalization[name] != net.options[name] for name in NORMALIZATION):
+            shapes = f"{tuple(tensor.shape)} where this network has {tuple(own[name].shape)}"
+            raise InputError(f"{source}: {name} has shape {shapes}: give weights of the same variant and sizes")
+    if any(values != net.options[name] for name, values in normalization.items()):
         # With another normalisation the weights mean nothing.
-        wanted = ", ".join(
-            f"{name} {values and [float(f'{value:.6g}') for value in values]}" for name, values in normalization.items()
-        )
+        wanted = ", ".join(f"{name} {values}" for name, values in normalization.items())
         raise InputError(f"{source}: its network was trained with {wanted}: give the same --model.mean and --model.std")
     net.load_state_dict(own)
 
 
-def normalization_of(source: str | Path) -> dict[str, list[float] | None] | None:
+def normalization_of(source: str | Path) -> dict[str, list[float] | None]:
     """Return the `mean` and `std` of the network that `source`, as `load_initial_weights` reads it, was trained with.
 
-    Returns:
-        None for a file that Keras itself saved. Such a file says nothing of a normalisation, and the caller's own is
-        taken to be right.
+    Empty for a file that Keras itself saved: the caller's own normalisation is taken to be right.
 
     Raises:
         InputError: If the weights cannot be read.
     """
     if is_keras_file(source):
-        kept = read_keras_normalization(Path(source))
-        return kept if any(kept.values()) else None
+        return read_keras_normalization(Path(source))
     options = load_trained(source).net.options
     return {name: options[name] for name in NORMALIZATION}

@@ -26,6 +26,9 @@ LAYERS = {
     nn.BatchNorm1d: BATCH_NORM,
     nn.Linear: ("dense", ("weight", "bias")),
 }
+# By the number of dimensions. Torch: out, in, height, width, or out, in. Keras: height, width, in, out, or in, out.
+KERAS_ORDER = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+TORCH_ORDER = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 # The article's model has no place for a normalisation. Keras ignores attributes of the file that it does not know.
 ATTRIBUTE = "minivgg_pl."
 
@@ -39,12 +42,11 @@ def keras_bytes(net: MiniVGG) -> bytes:
     """Return the content of a `.weights.h5` file that `keras.Model.load_weights` reads into the article's model.
 
     The network's normalisation, if any, is kept in attributes of the file, for `read_keras_normalization`.
-
-    Raises:
-        InputError: If h5py is not installed.
     """
+    import h5py
+
     tensors, buffer = net.state_dict(), io.BytesIO()
-    with _import_h5py().File(buffer, "w") as file:
+    with h5py.File(buffer, "w") as file:
         file.create_group("vars")
         for name in NORMALIZATION:
             if net.options[name] is not None:
@@ -91,38 +93,37 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
             shape, wanted = dataset.shape, _to_keras(net, name, expected[name]).shape
             # The caller decides about a classifier with another number of classes.
             if shape != wanted and not (name.startswith("classifier.") and shape and shape[:-1] == wanted[:-1]):
-                raise InputError(
-                    f"{path}: {place} has shape {shape} where {name} of {variant} has {tuple(wanted)} in Keras' order"
-                )
+                shapes = f"{shape} where {name} of {variant} has {tuple(wanted)} in Keras' order"
+                raise InputError(f"{path}: {place} has shape {shapes}")
             # Read after the check of its shape, since a small file can describe gigabytes.
             tensors[name] = _from_keras(net, name, torch.from_numpy(np.asarray(dataset, dtype=np.float32)))
     return tensors
 
 
 def read_keras_normalization(path: Path) -> dict[str, list[float] | None]:
-    """Read the `mean` and `std`, one number a channel, that `keras_bytes` kept in the file; None for what is missing.
+    """Read the `mean` and `std`, one number a channel or None, that `keras_bytes` kept in the file.
+
+    Returns an empty dict for a file that Keras itself saved, which says nothing of a normalisation.
 
     Raises:
         InputError: If the file is damaged or no such file.
     """
-    normalization: dict[str, list[float] | None] = dict.fromkeys(NORMALIZATION)
     with _opened(path) as file:
-        for name in NORMALIZATION:
-            if (attribute := ATTRIBUTE + name) in file.attrs:
-                normalization[name] = [float(value) for value in file.attrs[attribute]]
-    return normalization
+        stored = {name: file.attrs.get(ATTRIBUTE + name) for name in NORMALIZATION}
+        kept = {name: None if values is None else [float(v) for v in values] for name, values in stored.items()}
+        return kept if any(kept.values()) else {}
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a Keras weights file to read; whatever goes wrong inside is an InputError."""
+    # Late: not everybody has it.
+    import h5py
+
     try:
-        with _import_h5py().File(path, "r") as file:
+        with h5py.File(path, "r") as file:
             if "layers" not in list(file):
-                raise InputError(
-                    f"{path}: not weights that Keras 3 saved; load them in Keras 3 and give "
-                    'model.save_weights("NAME.weights.h5")'
-                )
+                raise InputError(f"{path}: not weights of Keras 3; save them with Keras 3's model.save_weights")
             yield file
     except InputError:
         raise
@@ -144,34 +145,17 @@ def _places(net: MiniVGG) -> dict[str, str]:
 
 
 def _to_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
-    if name == "dense.weight":
-        tensor = tensor[:, _flattened_order(net)]
-    if tensor.ndim == 4:  # out, in, height, width -> height, width, in, out
-        tensor = tensor.permute(2, 3, 1, 0)
-    elif tensor.ndim == 2:  # out, in -> in, out
-        tensor = tensor.T
-    return tensor.contiguous()
+    tensor = tensor.permute(KERAS_ORDER[tensor.ndim])
+    return tensor[_flattened_order(net)] if name == "dense.weight" else tensor
 
 
 def _from_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:
-    if tensor.ndim == 4:
-        tensor = tensor.permute(3, 2, 0, 1)
-    elif tensor.ndim == 2:
-        tensor = tensor.T
     if name == "dense.weight":
-        tensor = tensor[:, _flattened_order(net).argsort()]
-    return tensor.contiguous()
+        tensor = tensor[_flattened_order(net).argsort()]
+    return tensor.permute(TORCH_ORDER[tensor.ndim]).contiguous()
 
 
 def _flattened_order(net: MiniVGG) -> Tensor:
     """Return where each of Keras' flattened features, by height, width, channel, stands in ours, by channel first."""
     size = net.image_shape[1] // 2**net.num_blocks
     return torch.arange(net.dense.in_features).view(-1, size, size).permute(1, 2, 0).flatten()
-
-
-def _import_h5py() -> Any:
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise InputError("Keras files need the package h5py: pip install h5py") from error
-    return h5py

@@ -1,6 +1,5 @@
 """Trained weights: read from the files that this project writes, and written as `.safetensors`."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,14 +18,10 @@ from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.runs import checkpoint
 from minivgg_pl.runs.folder import read_summary
 
-# The weights that come with the package, and the checksums of their files. A maintainer replaces them with
-# `export.py RUN --to safetensors --half --overwrite --output minivgg_pl/weights/pretrained/VARIANT.safetensors` and
-# writes the new file's sha256sum here.
+# The weights that come with the package, VARIANT.safetensors. A maintainer replaces them with
+# `export.py RUN --to safetensors --half --overwrite --output minivgg_pl/weights/pretrained/VARIANT.safetensors`.
 PRETRAINED = Path(__file__).parent / "pretrained"
-SHA256 = {
-    "classic": "e072cfeac4b1e36b6d89172e55f14f4ffa51f30024b5f6ac9c984522472b7137",
-    "wide": "e276cc4a723fef9be4e18e9629e2e847ee90068ac997a049e15a38366cc9295b",
-}
+SHIPPED = ("classic", "wide")
 
 FORMAT = "minivgg_pl"
 # What a weights file says of the run that it comes from, as far as the run said it, and the type of each value.
@@ -64,17 +59,13 @@ def load_trained(source: str | Path) -> TrainedNetwork:
         InputError: If there is nothing of that kind at `source`, or it is damaged.
     """
     path, source = Path(source), str(source)
-    if source in SHA256:
+    if source in SHIPPED:
         path = PRETRAINED / f"{source}.safetensors"
-        if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[source]:
-            raise InputError(f"{path} is damaged (its SHA-256 is not the one in the code): install the package again")
     elif path.is_dir():
         path = checkpoint.last_checkpoint(path)
     elif not path.is_file():
-        raise InputError(
-            f"{path}: there is no such file or folder; give {', '.join(SHA256)}, a run folder, a .ckpt or a "
-            ".safetensors file"
-        )
+        kinds = f"{', '.join(SHIPPED)}, a run folder, a .ckpt or a .safetensors file"
+        raise InputError(f"{path}: there is no such file or folder; give {kinds}")
     if path.suffix == ".safetensors":
         options, tensors, class_names, metadata = _read_safetensors(path)
     elif path.suffix == ".ckpt":
@@ -83,12 +74,10 @@ def load_trained(source: str | Path) -> TrainedNetwork:
         hint = "; train.py --model.init_from takes Keras files" if path.suffix == ".h5" else ""
         raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file{hint}")
     net = _build(path, options, tensors)
-    num_classes = net.options["num_classes"]
-    if class_names is None:
-        class_names = [str(number) for number in range(num_classes)]
-    is_list = isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
-    if not is_list or len(class_names) != num_classes:
-        raise InputError(f"{path}: it does not name its {num_classes} classes, but says {str(class_names)[:60]}")
+    numbers = [str(number) for number in range(net.options["num_classes"])]
+    class_names = numbers if class_names is None else class_names
+    if not isinstance(class_names, list) or [type(name) for name in class_names] != [str] * len(numbers):
+        raise InputError(f"{path}: it does not name its {len(numbers)} classes, but says {str(class_names)[:60]}")
     # The file may come from anyone: a value of another type is as good as none.
     known = {name: metadata[name] for name, kind in METADATA.items() if isinstance(metadata.get(name), kind)}
     return TrainedNetwork(net, class_names, known, source)
@@ -175,19 +164,12 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: it describes a network that cannot be ({reason})") from error
-    expected = net.state_dict()
-    for name in expected.keys() | tensors.keys():
-        if name not in tensors or name not in expected:
-            raise InputError(f"{path}: its weights do not suit its description: {name} is in only one of them")
-        if tensors[name].shape != expected[name].shape:
-            raise InputError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, where the network that it describes has "
-                f"{tuple(expected[name].shape)}"
-            )
-    state = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
-    check_finite(path, state)
-    # Assigned: drawing weights first, to overwrite them, would take time.
-    net.load_state_dict(state, assign=True)
+    try:
+        # Assigned: drawing weights first, to overwrite them, would take time.
+        net.load_state_dict({name: t.float() if t.ndim else t for name, t in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights do not suit its description ({error})") from error
+    check_finite(path, net.state_dict())
     return net.eval()
 
 

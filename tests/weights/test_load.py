@@ -14,7 +14,7 @@ from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.data.synthetic import CLASS_NAMES
 from minivgg_pl.errors import InputError
 from minivgg_pl.weights.init_from import load_initial_weights
-from minivgg_pl.weights.load import PRETRAINED, SHA256, TrainedNetwork, load_trained, weights_bytes
+from minivgg_pl.weights.load import PRETRAINED, TrainedNetwork, load_trained, weights_bytes
 from tests.conftest import REPOSITORY
 
 IMAGES = torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -46,12 +46,6 @@ def test_the_package_brings_trained_weights(name):
     net = MiniVGG.from_pretrained(name)
     assert not net.training
     assert torch.equal(net(IMAGES), trained.net(IMAGES))
-
-
-def test_a_damaged_file_in_the_package_is_noticed(monkeypatch):
-    monkeypatch.setitem(SHA256, "wide", "0" * 64)
-    with pytest.raises(InputError, match="is damaged .its SHA-256"):
-        load_trained("wide")
 
 
 def test_a_safetensors_file_holds_all_that_is_known(trained, file):
@@ -117,12 +111,12 @@ def _options(path, **changed):
         (lambda path: _edit(path, class_names="[" * 100_000), "its metadata are damaged"),
         (lambda path: _edit(path, class_names='["cat"]'), "does not name its 10 classes, but says"),
         (lambda path: _edit(path, class_names="5"), "does not name its 10 classes, but says 5"),
-        (lambda path: _edit(path, {"classifier.weight": torch.zeros(3, 32)}), "classifier.weight has shape"),
-        (lambda path: _edit(path, {"extra": torch.zeros(1)}), "extra is in only one of them"),
+        (lambda path: _edit(path, {"classifier.weight": torch.zeros(3, 32)}), "size mismatch for classifier.weight"),
+        (lambda path: _edit(path, {"extra": torch.zeros(1)}), "Unexpected key.*extra"),
         (lambda path: _edit(path, network=_options(path, variant="huge")), "a network that cannot be"),
         (lambda path: _edit(path, network='{"layers": 3}'), "a network that cannot be"),
         # Terabytes, if the network were built before it is compared.
-        (lambda path: _edit(path, network=_options(path, dense_units=10**9)), "has shape"),
+        (lambda path: _edit(path, network=_options(path, dense_units=10**9)), "size mismatch"),
         (lambda path: _edit(path, network=_options(path, image_size=10**20)), "a network that cannot be"),
         (lambda path: _edit(path, network=_options(path, mean=[[0.5]] * 3)), "a network that cannot be"),
         (lambda path: _edit(path, {"classifier.bias": torch.full((10,), torch.nan)}), "classifier.bias holds values"),
@@ -131,7 +125,7 @@ def _options(path, **changed):
 )
 def test_damaged_weights_are_refused(file, damage, message):
     damage(file)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"(?s){message}"):
         load_trained(file)
 
 
