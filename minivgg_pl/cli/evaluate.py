@@ -1,7 +1,5 @@
 """`scripts/evaluate.py`: accuracy, tables and charts of a trained network on a test set."""
 
-import os
-import shutil
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from minivgg_pl.cli.command import OneLineArgumentParser, guarded
 from minivgg_pl.errors import InputError
+from minivgg_pl.files import make_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from minivgg_pl.data.base import ImageDataModule
     from minivgg_pl.data.loader import ImageDataset
     from minivgg_pl.weights.load import TrainedNetwork
-
-NUM_MISTAKES = 32
 
 DESCRIPTION = """\
 Measure a trained network on a test set: accuracy with its 95 % interval, top-5 accuracy, loss, calibration error.
@@ -39,8 +36,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `scripts/evaluate.py` with `argv` (default: the process's own) and return its exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    args, data_options = parse_arguments(argv)
+    args, data_options = parse_arguments(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: evaluate(args, data_options))
 
 
@@ -75,31 +71,37 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
         InputError: On bad input.
     """
     # Late: importing torch and Lightning takes seconds, and the help text and most errors need neither.
-    from minivgg_pl.evaluation import metrics as evaluation
+    from minivgg_pl.evaluation.metrics import evaluate_probabilities
+    from minivgg_pl.evaluation.reports import write_report
     from minivgg_pl.runs import folder as runs
+    from minivgg_pl.runs.environment import package_versions
     from minivgg_pl.weights.load import load_trained
 
-    if args.output and os.path.lexists(args.output):
+    if args.output and args.output.exists():
         raise InputError(f"--output {args.output}: it exists; give a new folder")
     runs.check_base(args.output or Path("runs"), option="--output")
     trained = load_trained(args.weights)
     data, images = _prepare(data_options, trained)
     probabilities = _probabilities(trained, images)
-    summary = _description(trained, data) | evaluation.evaluate_probabilities(probabilities, images.labels)
+    variant = trained.net.options["variant"]
+    summary = {
+        "weights": trained.source,
+        "variant": variant,
+        "weights_facts": trained.metadata,
+        "dataset": data.dataset,
+        "title": data.title,
+        "dataset_md5": data.integrity,
+        "versions": package_versions(),
+        **evaluate_probabilities(probabilities, images.labels),
+    }
     if args.tta:
         mirrored = (probabilities + _probabilities(trained, images, mirror=True)) / 2
-        summary["with_mirror_images"] = evaluation.evaluate_probabilities(mirrored, images.labels)
-    folder = args.output or runs.claim_run_folder(
-        Path("runs", f"evaluate-{trained.net.options['variant']}{data.run_suffix}")
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(folder / runs.SUMMARY, summary)
-        _write_report(folder, trained, f"{trained.source} on {data.title}", images, probabilities)
-    except BaseException:
-        # All of it, or nothing.
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        summary["with_mirror_images"] = evaluate_probabilities(mirrored, images.labels)
+    folder = args.output or runs.claim_run_folder(Path("runs", f"evaluate-{variant}{data.run_suffix}"))
+    make_folder(folder)
+    write_report(folder, f"{trained.source} on {data.title}", trained.class_names, images, probabilities)
+    # Last: a folder with a summary holds all the rest.
+    runs.write_json(folder / runs.SUMMARY, summary)
     print(_table(summary, folder))
     return 0
 
@@ -111,14 +113,11 @@ def _prepare(options: list[str], trained: "TrainedNetwork") -> tuple["ImageDataM
     path = Path(trained.source)
     data = parse_data(options, run=path if path.is_dir() else run_folder_of(path))
     if data.image_shape != trained.net.image_shape:
-        raise InputError(
-            f"{trained.source}: it takes images {trained.net.image_shape} (channels, height, width), and the data have "
-            f"{data.image_shape}: give data that suit"
-        )
+        shapes = f"{trained.net.image_shape} (channels, height, width), and the data have {data.image_shape}"
+        raise InputError(f"{trained.source}: it takes images {shapes}: give data that suit")
     if data.class_names != trained.class_names:
         ours, theirs = (
-            f"{len(names)} classes ({', '.join(names[:3] + ['...'] * (len(names) > 3))})"
-            for names in (trained.class_names, data.class_names)
+            f"{len(names)} classes ({', '.join(names[:3])}, ...)" for names in (trained.class_names, data.class_names)
         )
         raise InputError(f"{trained.source}: it knows {ours}, and the data have {theirs}: give data with its classes")
     data.prepare_data()
@@ -131,10 +130,8 @@ def _images_to_test(data: "ImageDataModule", trained: "TrainedNetwork") -> "Imag
     if "test" not in data.splits and "val" not in data.splits:
         if split.get("fingerprint") != data.fingerprint:
             if split and trained.metadata.get("dataset") == data.dataset:
-                raise InputError(
-                    f"{data.title} have changed since {trained.source} was trained on them, so that which of them it "
-                    "has seen is not known: give other images, in a folder of another name"
-                )
+                reason = f"{data.title} have changed since {trained.source} was trained on some of them"
+                raise InputError(f"{reason}: give other images, in a folder of another name")
             return data.load("train")
         data.adopt_split(split)
     data.setup("test")
@@ -148,75 +145,27 @@ def _probabilities(trained: "TrainedNetwork", images: "ImageDataset", mirror: bo
     from minivgg_pl.evaluation.inference import BATCH_SIZE, class_probabilities
 
     net = trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
-    parts = []
+    batches = torch.arange(len(images)).split(BATCH_SIZE)
     # In parts, since a mapped data set may be larger than memory.
-    for indices in tqdm(torch.arange(len(images)).split(BATCH_SIZE), "testing", unit=" batches", disable=None):
-        part = images.bytes_at(indices)
-        parts.append(class_probabilities(net, part.flip(2) if mirror else part))
-    return torch.cat(parts)
-
-
-def _description(trained: "TrainedNetwork", data: "ImageDataModule") -> dict[str, Any]:
-    from minivgg_pl.runs.environment import package_versions
-
-    return {
-        "weights": trained.source,
-        "variant": trained.net.options["variant"],
-        "weights_facts": trained.metadata,
-        "dataset": data.dataset,
-        "title": data.title,
-        "dataset_md5": data.integrity,
-        "versions": package_versions(),
-    }
-
-
-def _write_report(
-    folder: Path, trained: "TrainedNetwork", heading: str, images: "ImageDataset", probabilities: "Tensor"
-) -> None:
-    from minivgg_pl.evaluation import metrics as evaluation
-    from minivgg_pl.evaluation import reports
-    from minivgg_pl.plots import classification as class_plots
-    from minivgg_pl.plots.gallery import draw_gallery
-
-    names, labels = trained.class_names, images.labels
-    metrics = evaluation.class_metrics(len(names))
-    report = {name: value.tolist() for name, value in metrics(probabilities, labels).items()}
-    matrix = report["confusion_matrix"]
-    reports.write_predictions(folder / "predictions.csv", names, labels, probabilities)
-    reports.write_class_report(folder / "report.csv", names, report)
-    reports.write_matrix(folder / "confusion_matrix.csv", names, matrix)
-    class_plots.draw_confusion_matrix(matrix, names, folder / "confusion_matrix.png", f"{heading}, images")
-    shares = [[count / max(sum(row), 1) for count in row] for row in matrix]
-    reports.write_matrix(folder / "confusion_matrix_normalized.csv", names, shares)
-    class_plots.draw_confusion_matrix(
-        matrix, names, folder / "confusion_matrix_normalized.png", f"{heading}, per cent of the true class", shares=True
-    )
-    class_plots.draw_reliability(evaluation.reliability(probabilities, labels), folder / "reliability.png", heading)
-    mistakes = evaluation.confident_mistakes(probabilities, labels, NUM_MISTAKES)
-    if mistakes:
-        shown = [images.bytes_at(index).numpy() for index, _, _ in mistakes]
-        captions = [f"{names[labels[index]]}\n→ {names[guess]} {p:.0%}" for index, guess, p in mistakes]
-        draw_gallery(shown, captions, folder / "mistakes.png", f"{heading}: the most confident mistakes, truth → guess")
+    parts = (images.bytes_at(indices) for indices in tqdm(batches, "testing", unit=" batches", disable=None))
+    return torch.cat([class_probabilities(net, part.flip(2) if mirror else part) for part in parts])
 
 
 def _table(summary: dict[str, Any], folder: Path) -> str:
-    def percent(value: float) -> str:
-        return f"{value:.2%}"
-
-    lower, upper = summary["accuracy_95"]
-    lines = [
-        f"weights          {summary['weights']} ({summary['variant']})",
-        f"images           {summary['images']:,} of {summary['title']}",
-        f"accuracy         {percent(summary['accuracy'])}  (95 % interval: {percent(lower)} to {percent(upper)})",
+    (lower, upper), top5 = summary["accuracy_95"], summary["top5_accuracy"]
+    place, claimed = (summary["weights_facts"].get(name) for name in ("unfinished", "test_accuracy"))
+    mirrored = summary.get("with_mirror_images")
+    rows = {
+        "weights": f"{summary['weights']} ({summary['variant']})",
+        "training": place and f"{place}: not finished",
+        "images": f"{summary['images']:,} of {summary['title']}",
+        "accuracy": f"{summary['accuracy']:.2%}  (95 % interval: {lower:.2%} to {upper:.2%})",
+        "claimed": claimed and f"{claimed:.2%}  (by the run that made the weights)",
         # With five classes or fewer there is none.
-        *([f"top-5 accuracy   {percent(top5)}"] if (top5 := summary["top5_accuracy"]) is not None else []),
-        f"loss             {summary['loss']:.4f}",
-        f"calibration      {percent(summary['expected_calibration_error'])}  (expected error of its probabilities)",
-    ]
-    if claimed := summary["weights_facts"].get("test_accuracy"):
-        lines.insert(3, f"claimed          {percent(claimed)}  (by the run that made the weights)")
-    if place := summary["weights_facts"].get("unfinished"):
-        lines.insert(1, f"training         {place}: not finished")
-    if mirrored := summary.get("with_mirror_images"):
-        lines.append(f"mirror images    {percent(mirrored['accuracy'])}  (mean over each image and its mirror image)")
-    return "\n".join([*lines, f"folder           {folder}"])
+        "top-5 accuracy": None if top5 is None else f"{top5:.2%}",
+        "loss": f"{summary['loss']:.4f}",
+        "calibration": f"{summary['expected_calibration_error']:.2%}  (expected error of its probabilities)",
+        "mirror images": mirrored and f"{mirrored['accuracy']:.2%}  (mean over each image and its mirror image)",
+        "folder": folder,
+    }
+    return "\n".join(f"{name:<17}{text}" for name, text in rows.items() if text)

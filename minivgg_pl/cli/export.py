@@ -64,23 +64,22 @@ def export(args: Namespace) -> int:
     """
     # Late: importing torch takes a second or two, and the help text and most errors need none of it.
     from minivgg_pl.weights import export as formats
-    from minivgg_pl.weights import keras_h5 as keras_weights
-    from minivgg_pl.weights import load as weights
+    from minivgg_pl.weights.keras_h5 import keras_bytes, normalization_layer
+    from minivgg_pl.weights.load import load_trained, weights_bytes
 
-    if args.output:
-        check_output("--output", args.output, [ENDINGS[args.to]], args.overwrite)
-    trained = weights.load_trained(args.weights)
-    path = args.output or Path(trained.net.options["variant"] + ENDINGS[args.to])
+    trained = load_trained(args.weights)
+    net = trained.net
+    path = args.output or Path(net.options["variant"] + ENDINGS[args.to])
     check_output("--output", path, [ENDINGS[args.to]], args.overwrite)
     writers = {
         "onnx": formats.onnx_bytes,
         "pt2": formats.program_bytes,
-        "safetensors": lambda trained: weights.weights_bytes(trained, args.half),
-        "keras": lambda trained: keras_weights.keras_bytes(trained.net),
+        "safetensors": lambda trained: weights_bytes(trained, args.half),
+        "keras": lambda trained: keras_bytes(net),
         "model-card": formats.model_card,
     }
     write_atomically(path, writers[args.to](trained))
     print(f"wrote {path} ({path.stat().st_size / 1e3:,.0f} kB)")
-    if args.to == "keras" and (trained.net.options["mean"] or trained.net.options["std"]):
-        print(f"In Keras, put this in front of the article's layers: {keras_weights.normalization_layer(trained.net)}")
+    if args.to == "keras" and (net.options["mean"] or net.options["std"]):
+        print(f"In Keras, put this in front of the article's layers: {normalization_layer(net)}")
     return 0

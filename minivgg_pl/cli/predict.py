@@ -5,9 +5,9 @@ import io
 import json
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from minivgg_pl.cli.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail, guarded
 from minivgg_pl.errors import InputError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # The more accurate of the two that come with the package.
 DEFAULT = "wide"
-BATCH_SIZE = 256
 MAX_GRID_IMAGES = 64
 # Pixels a side of an image on the grid.
 THUMBNAIL_SIZE = 160
@@ -39,11 +38,8 @@ exit code: 0 every image answered, 1 some skipped, 2 bad input or none answered
 """
 
 
-class Prediction(NamedTuple):
-    """An image file and its likeliest classes in falling order, each with its probability in [0, 1]."""
-
-    file: Path
-    classes: list[tuple[str, float]]
+# An image file and its likeliest classes in falling order, each with its probability in [0, 1].
+Prediction = tuple[Path, list[tuple[str, float]]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +85,7 @@ def predict(args: Namespace) -> int:
     from minivgg_pl.weights.load import load_trained
 
     trained = load_trained(args.weights)
-    predictions = list(_answers(trained, files, args.top))
+    predictions = _answers(trained, files, args.top)
     if not predictions:
         return fail("none of the images could be read", EXIT_BAD_INPUT)
     if args.output:
@@ -99,7 +95,7 @@ def predict(args: Namespace) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A file's name need not be text in the terminal's encoding.
             sys.stdout.reconfigure(errors="backslashreplace")
-        print(as_table(predictions) if sys.stdout.isatty() else as_tabbed(predictions), flush=True)
+        print(as_lines(predictions, aligned=sys.stdout.isatty()), flush=True)
     if args.grid:
         _draw_grid(args.grid, predictions)
     return EXIT_FAILED if len(predictions) < len(files) else 0
@@ -115,66 +111,60 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            inside = image_files(path)
-            if not inside:
-                raise InputError(f"{path}: the folder has no images; give one that has, or an image")
-            files += inside
-        elif path.exists():
-            files.append(path)
-        else:
+        if not path.exists():
             raise InputError(f"{path}: there is no such file or folder; give an image or a folder of them")
+        found = image_files(path) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"{path}: the folder has no images; give one that has, or an image")
+        files += found
     return files
 
 
-def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> Iterator[Prediction]:
+def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> list[Prediction]:
     import numpy as np
     from tqdm import tqdm
 
     from minivgg_pl.data.images import read_image
-    from minivgg_pl.evaluation.inference import class_probabilities
+    from minivgg_pl.evaluation.inference import BATCH_SIZE, class_probabilities
 
     channels, size, _ = trained.net.image_shape
-    top = min(top, len(trained.class_names))
+    names = trained.class_names
+    predictions: list[Prediction] = []
+    batches = [files[start : start + BATCH_SIZE] for start in range(0, len(files), BATCH_SIZE)]
     # Hidden for a single batch, and where stderr is not a terminal.
-    with tqdm(total=len(files), unit=" images", disable=None if len(files) > BATCH_SIZE else True) as bar:
-        for start in range(0, len(files), BATCH_SIZE):
-            readable, pixels = [], []
-            for file in files[start : start + BATCH_SIZE]:
-                bar.update()
-                try:
-                    pixels.append(read_image(file, size, channels))
-                    readable.append(file)
-                except InputError as error:
-                    bar.write(f"skipped: {error}", file=sys.stderr)
-            if not readable:
-                continue
-            best = class_probabilities(trained.net, np.stack(pixels)).topk(top)
+    for batch in tqdm(batches, unit=" batches", disable=None if len(batches) > 1 else True):
+        readable, pixels = [], []
+        for file in batch:
+            try:
+                pixels.append(read_image(file, size, channels))
+                readable.append(file)
+            except InputError as error:
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
+        if pixels:
+            best = class_probabilities(trained.net, np.stack(pixels)).topk(min(top, len(names)))
             for file, values, indices in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
-                yield Prediction(file, [(trained.class_names[i], p) for i, p in zip(indices, values, strict=True)])
+                predictions.append((file, [(names[i], p) for i, p in zip(indices, values, strict=True)]))
+    return predictions
 
 
-def as_table(predictions: Sequence[Prediction]) -> str:
-    """Return aligned columns for a terminal."""
-    width = max(len(_one_line(prediction.file)) for prediction in predictions)
-    name_width = max(len(name) for prediction in predictions for name, _ in prediction.classes)
-    lines = []
-    for file, classes in predictions:
-        cells = [f"{name:<{name_width}} {probability:6.1%}" for name, probability in classes]
-        lines.append("   ".join([f"{_one_line(file):<{width}}", *cells]))
-    return "\n".join(lines)
-
-
-def as_tabbed(predictions: Sequence[Prediction]) -> str:
-    """Return a line for each image with tabs between its cells, for other programs."""
-    return "\n".join("\t".join([_one_line(file), *_cells(classes)]) for file, classes in predictions)
+def as_lines(predictions: Sequence[Prediction], aligned: bool) -> str:
+    """Return a line for each image: columns aligned for a terminal, or cells between tabs for other programs."""
+    # One line each: a name may hold tabs and line breaks.
+    escapes = {ord(letter): repr(letter)[1:-1] for letter in "\t\n\r"}
+    rows = [(str(file).translate(escapes), classes) for file, classes in predictions]
+    if not aligned:
+        return "\n".join("\t".join([file, *_cells(classes)]) for file, classes in rows)
+    width = max(len(file) for file, _ in rows)
+    name_width = max(len(name) for _, classes in rows for name, _ in classes)
+    cells = [[f"{file:<{width}}", *(f"{name:<{name_width}} {p:6.1%}" for name, p in classes)] for file, classes in rows]
+    return "\n".join(map("   ".join, cells))
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
     """Return a table with a header: file, class_1, probability_1, and so on."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    numbers = range(1, len(predictions[0].classes) + 1)
+    numbers = range(1, len(predictions[0][1]) + 1)
     writer.writerow(["file", *(f"{what}_{number}" for number in numbers for what in ("class", "probability"))])
     writer.writerows([str(file), *_cells(classes)] for file, classes in predictions)
     return text.getvalue()
@@ -187,11 +177,6 @@ def as_json(predictions: Sequence[Prediction]) -> str:
         for file, classes in predictions
     ]
     return json.dumps(content, indent=2) + "\n"
-
-
-def _one_line(file: Path) -> str:
-    """Return the file's name with tabs and line breaks written as escapes."""
-    return str(file).translate({ord(letter): repr(letter)[1:-1] for letter in "\t\n\r"})
 
 
 def _cells(classes: Sequence[tuple[str, float]]) -> list[str]:

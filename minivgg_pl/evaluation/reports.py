@@ -1,4 +1,4 @@
-"""Tables of results by class and by image, as CSV files."""
+"""Reports of a test: tables by class and by image as CSV files, and charts."""
 
 import csv
 import io
@@ -8,7 +8,50 @@ from typing import Any
 
 from torch import Tensor
 
+from minivgg_pl.data.loader import ImageDataset
+from minivgg_pl.evaluation.metrics import class_metrics, confident_mistakes, reliability
 from minivgg_pl.files import write_atomically
+from minivgg_pl.plots.classification import draw_confusion_matrix, draw_reliability
+from minivgg_pl.plots.gallery import draw_gallery
+
+# Images on mistakes.png.
+NUM_MISTAKES = 32
+
+
+def write_report(
+    folder: Path, heading: str, class_names: Sequence[str], images: ImageDataset, probabilities: Tensor
+) -> None:
+    """Write all tables and charts of `scripts/evaluate.py` into `folder`.
+
+    Args:
+        folder: An empty folder.
+        heading: Title of the charts.
+        class_names: In the order of the labels.
+        images: The test set.
+        probabilities: `(N, num_classes)` float in [0, 1], in the order of `images`.
+    """
+    labels = images.labels
+    values, guesses = probabilities.max(dim=1)
+    answers = zip(labels.tolist(), guesses.tolist(), values.tolist(), strict=True)
+    rows = ([i, class_names[label], class_names[guess], f"{p:.6f}"] for i, (label, guess, p) in enumerate(answers))
+    _write(folder / "predictions.csv", ["image", "true class", "predicted class", "probability"], rows)
+    metrics = class_metrics(len(class_names))(probabilities, labels)
+    report = {name: value.tolist() for name, value in metrics.items()}
+    write_class_report(folder / "report.csv", class_names, report)
+    counts = report["confusion_matrix"]
+    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    for name, matrix, what in (("", counts, "images"), ("_normalized", shares, "per cent of the true class")):
+        path = folder / f"confusion_matrix{name}.csv"
+        rows = ([label, *(f"{value:.6g}" for value in row)] for label, row in zip(class_names, matrix, strict=True))
+        _write(path, ["true class", *class_names], rows)
+        title = f"{heading}, {what}"
+        draw_confusion_matrix(matrix, class_names, path.with_suffix(".png"), title, shares=matrix is shares)
+    draw_reliability(reliability(probabilities, labels), folder / "reliability.png", heading)
+    if mistakes := confident_mistakes(probabilities, labels, NUM_MISTAKES):
+        shown = [images.bytes_at(index).numpy() for index, _, _ in mistakes]
+        captions = [f"{class_names[labels[i]]}\n→ {class_names[guess]} {p:.0%}" for i, guess, p in mistakes]
+        title = f"{heading}: the most confident mistakes, truth → guess"
+        draw_gallery(shown, captions, folder / "mistakes.png", title)
 
 
 def write_class_report(path: Path, class_names: Sequence[str], report: Mapping[str, Sequence[Any]]) -> None:
@@ -25,27 +68,6 @@ def write_class_report(path: Path, class_names: Sequence[str], report: Mapping[s
         for name, *scores, counts in zip(class_names, *columns, strict=True)
     ]
     _write(path, ["class", "precision", "recall", "f1", "support"], rows)
-
-
-def write_matrix(path: Path, class_names: Sequence[str], matrix: Sequence[Sequence[float]]) -> None:
-    """Write a confusion matrix with the names of its rows, the true classes, and columns, the predicted ones."""
-    rows = ([name, *(f"{value:.6g}" for value in row)] for name, row in zip(class_names, matrix, strict=True))
-    _write(path, ["true class", *class_names], rows)
-
-
-def write_predictions(path: Path, class_names: Sequence[str], labels: Tensor, probabilities: Tensor) -> None:
-    """Write a row for each image of a test set: its number from 0, true class, guess and the guess's probability.
-
-    Args:
-        path: File to write.
-        class_names: In the order of the labels.
-        labels: `(N,)` integers.
-        probabilities: `(N, num_classes)` float in [0, 1], the images in the order of the labels.
-    """
-    values, guesses = probabilities.max(dim=1)
-    answers = zip(labels.tolist(), guesses.tolist(), values.tolist(), strict=True)
-    rows = ([i, class_names[label], class_names[guess], f"{p:.6f}"] for i, (label, guess, p) in enumerate(answers))
-    _write(path, ["image", "true class", "predicted class", "probability"], rows)
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

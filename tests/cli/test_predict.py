@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from minivgg_pl import MiniVGG
-from minivgg_pl.cli.predict import DEFAULT, Prediction, as_table, main
+from minivgg_pl.cli.predict import DEFAULT, as_lines, main
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.evaluation.inference import class_probabilities
 from tests.conftest import REPOSITORY
@@ -65,7 +65,7 @@ def test_answers_go_to_csv_and_json_and_a_grid(images, tmp_path, capfd):
 
 
 def test_columns_are_aligned_on_a_terminal():
-    lines = as_table([Prediction("a.png", [("cat", 0.5)]), Prediction("longer.png", [("automobile", 1.0)])]).split("\n")
+    lines = as_lines([("a.png", [("cat", 0.5)]), ("longer.png", [("automobile", 1.0)])], aligned=True).split("\n")
     assert lines == ["a.png        cat         50.0%", "longer.png   automobile 100.0%"]
 
 
@@ -136,7 +136,7 @@ def test_help_needs_no_torch_and_an_answer_no_lightning():
     code = """if True:
         import sys
         from minivgg_pl.cli import evaluate, export, predict
-        print(sorted({"torch", "matplotlib"} & sys.modules.keys()))
+        print(sorted({"torch", "matplotlib", "onnx"} & sys.modules.keys()))
         from minivgg_pl.data import images
         from minivgg_pl.evaluation import inference
         from minivgg_pl.weights import load
