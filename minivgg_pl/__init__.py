@@ -4,7 +4,19 @@ The public names are imported on first use, so that `python scripts/train.py --h
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+# ruff: noqa: F401 (type checkers read these imports)
+if TYPE_CHECKING:
+    from minivgg_pl.data.base import ImageDataModule
+    from minivgg_pl.data.cifar10 import CIFAR10DataModule
+    from minivgg_pl.data.image_folder import ImageFolderDataModule
+    from minivgg_pl.data.images import read_image
+    from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
+    from minivgg_pl.evaluation.inference import class_probabilities
+    from minivgg_pl.models.minivgg import MiniVGG
+    from minivgg_pl.runs.folder import history
+    from minivgg_pl.training.module import LitMiniVGG
 
 __version__ = "0.1.0"
 _MODULES = {
