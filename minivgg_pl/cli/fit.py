@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -50,7 +51,8 @@ def _train(argv: list[str], resume_path: str | None) -> int:
     resume = find_resume_point(Path(resume_path)) if resume_path else None
     try:
         cli = MiniVGGCLI([*(resume.arguments() if resume else []), *argv], resume)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        # YAML: some callbacks have defaults that config.yaml cannot keep.
         raise InputError(str(error)) from error
     if resume and resume.is_finished(cli.trainer.max_epochs):
         print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
@@ -97,25 +99,25 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
         tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         _finish(cli, tested[0] if tested else {}, environment, start)
-    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
-        # Such as psutil, which a callback needs. Lightning knows the number of batches, and so the longest
-        # val_check_interval, only now; another ValueError is no option's fault.
+    except (MisconfigurationException, ValueError) as error:
+        # Lightning knows the number of batches, and so the longest val_check_interval, only now. Another ValueError is
+        # no option's fault.
         if isinstance(error, ValueError) and "`val_check_interval`" not in str(error):
             raise
         raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
         kept = (cli.recorder.folder or Path()) / runs.LAST_CHECKPOINT
-        weights = f"The last good weights: {kept}" if kept.exists() else "There are no weights to keep yet"
-        return _stop(cli, f"{error}. {weights}", EXIT_FAILED)
+        advice = f"The last good weights: {kept}" if kept.exists() else "No epoch was finished"
+        return _stop(cli, str(error), EXIT_FAILED, advice)
     except RuntimeError as error:
         if cli.trainer.world_size == 1 or not _is_lost_connection(error):
             raise
-        return _stop(cli, f"another process of the run is gone. {_how_to_continue(cli.recorder)}", EXIT_FAILED)
+        return _stop(cli, "another process of the run is gone", EXIT_FAILED)
     except SIGTERMException:
-        return _stop(cli, f"terminated. {_how_to_continue(cli.recorder)}", EXIT_TERMINATED)
+        return _stop(cli, "terminated", EXIT_TERMINATED)
     except (KeyboardInterrupt, SystemExit):
         # SystemExit is Lightning's answer to Ctrl-C.
-        return _stop(cli, f"interrupted. {_how_to_continue(cli.recorder)}", EXIT_INTERRUPTED)
+        return _stop(cli, "interrupted", EXIT_INTERRUPTED)
     return 0
 
 
@@ -139,15 +141,15 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
-def _stop(cli: MiniVGGCLI, message: str, code: int) -> int:
-    """Report in one process what ended all of them; return the exit code."""
+def _stop(cli: MiniVGGCLI, reason: str, code: int, advice: str | None = None) -> int:
+    """Report in one process what ended all of them, with advice (default: how to go on); return the exit code."""
     # A second signal changes nothing.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The first process returns the code. Lightning would kill it if another one failed.
     if not cli.trainer.is_global_zero:
         return 0
     end_other_processes(cli.trainer)
-    return fail(message, code)
+    return fail(f"{reason}. {advice or _how_to_continue(cli.recorder)}", code)
 
 
 def _how_to_continue(recorder: callbacks.RunRecorder) -> str:

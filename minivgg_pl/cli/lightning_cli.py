@@ -14,8 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl.cli import validation as checks
+from minivgg_pl.cli.config import dotted_options
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
-from minivgg_pl.cli.recipes import dotted_options, recipe_of
+from minivgg_pl.cli.recipes import recipe_of
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.errors import InputError
@@ -47,7 +48,6 @@ class MiniVGGCLI(LightningCLI):
 
     def __init__(self, args: list[str], resume: ResumePoint | None = None) -> None:
         self.resume = resume
-        self.recorder: callbacks.RunRecorder | None = None
         self.lacks_bf16 = False
         super().__init__(
             LitMiniVGG,
@@ -65,7 +65,7 @@ class MiniVGGCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """Parse `args`. LightningCLI's own method warns unless they come from `sys.argv`."""
+        """Parse `args`; LightningCLI's own method warns unless they come from `sys.argv`."""
         self.config = parser.parse_args([DEFAULT_DATA, *args])
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
@@ -73,32 +73,17 @@ class MiniVGGCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
-        parser.add_argument(
-            "--curves.reference",
-            type=Literal["article"] | None,
-            default=None,
-            help="Whose curve curves.png draws behind the run's own.",
-        )
-        parser.add_argument(
-            "--native_bf16",
-            type=bool,
-            default=False,
-            help="Train in bf16-mixed where the device computes bfloat16 natively; --trainer.precision wins.",
-        )
-        parser.add_argument(
-            "--checkpoint_every_n_steps",
-            "--checkpoint-every-n-steps",
-            type=PositiveInt | None,
-            default=None,
-            help="Save checkpoints/last.ckpt after every so many updates too, not only at an epoch's end.",
-        )
-        parser.add_argument("--compile", type=bool, default=False, help="Whether to torch.compile the network.")
+        add = parser.add_argument
+        add("--curves.reference", type=Literal["article"] | None, help="Whose curve curves.png shows behind the run's.")
+        add("--native_bf16", type=bool, default=False, help="Whether to train in bf16-mixed where that is native.")
+        add("--checkpoint_every_n_steps", type=PositiveInt | None, help="Save last.ckpt after so many updates, too.")
+        add("--compile", type=bool, default=False, help="Whether to torch.compile the network.")
 
     def before_instantiate_classes(self) -> None:
         """Check the options, fill in what the data and the variant decide, and choose the callbacks."""
         config = self.config
         defaults = self.default_options()
-        checks.check_options(config, self._dotted(config), defaults)
+        checks.check_options(config, defaults)
         # For its classes and shape; LightningCLI builds another one later.
         data = build_data(config.data)
         checks.fit_model_to_data(config.model, data, defaults)
@@ -112,12 +97,12 @@ class MiniVGGCLI(LightningCLI):
         if self.resume:
             self.resume.check_unchanged(self._dotted(config), defaults)
             data.check_state(self.resume.data_state)
-        base = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
-        name = config.model.variant + data.run_suffix
+        root = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
+        base = root / f"{config.model.variant}{data.run_suffix}"
+        runs.check_base(base)
         title = f"mini VGG {config.model.variant} on {data.title}"
-        runs.check_base(base / name)
         continued, rows = (self.resume.folder, self.resume.history()) if self.resume else (None, [])
-        self.recorder = callbacks.RunRecorder(base / name, title, continued, rows)
+        self.recorder = callbacks.RunRecorder(base, title, continued, rows)
         self.save_config_kwargs = {"recorder": self.recorder}
         self.trainer_defaults["callbacks"] = self._callbacks(config, data)
 
@@ -126,7 +111,7 @@ class MiniVGGCLI(LightningCLI):
         try:
             options = {"enable_progress_bar": _shows_bar(self.config), "plugins": self._plugins()}
             trainer = super().instantiate_trainer(**options, **kwargs)
-        except (MisconfigurationException, ModuleNotFoundError, RuntimeError, TypeError, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--trainer: {error}") from error
         checks.check_trainer(trainer, self.config.trainer, self.datamodule, self.resume)
         if self.resume and self.resume.checkpoint:
@@ -155,12 +140,7 @@ class MiniVGGCLI(LightningCLI):
 
     def _dotted(self, config: Any) -> dict[str, Any]:
         # A data module may have options without a default, and defaults alone are then not valid.
-        try:
-            text = self.parser.dump(config, skip_none=False, skip_validation=True)
-        except yaml.YAMLError as error:
-            # Some callbacks have objects for defaults.
-            raise InputError(f"config.yaml cannot keep the default of an option: type it too ({error})") from error
-        return dotted_options(yaml.safe_load(text))
+        return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
 
     def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
         chosen: list[Callback] = [saving.RandomState(), DistributedSigterm()]

@@ -89,9 +89,7 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
         else:
             expanded.append(f"{SHORT_NAMES[name]}={value}")
     if len(taken) > 1:
-        raise InputError(
-            f"--recipe {taken['--recipe']} beside --resume: a run keeps its own recipe; leave --recipe out"
-        )
+        raise InputError("--recipe beside --resume: a run keeps its own recipe; leave --recipe out")
     # In front of all else, wherever it was typed: typed options change a recipe.
     recipe = recipe_arguments(taken["--recipe"]) if "--recipe" in taken else []
     return recipe + expanded, taken.get("--resume")

@@ -24,14 +24,6 @@ from minivgg_pl.runs.folder import newest_config
 DEFAULT_DATA = "--data=minivgg_pl.CIFAR10DataModule"
 # Imported, so that `--data` finds them by their names alone.
 DATA_MODULES = (CIFAR10DataModule, ImageFolderDataModule, TorchvisionDataModule)
-# What messages call Python's types.
-TYPES = {
-    "int": "a whole number",
-    "PositiveInt": "a whole number above 0",
-    "float": "a number",
-    "bool": "true or false",
-    "list": "a list",
-}
 
 # Lightning turns it on: a text in place of a class or a section would be fetched, from s3:// and http:// too.
 jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
@@ -80,13 +72,10 @@ def _shortened(message: str) -> str:
         return message
     if "import path" in message.lower() and not found:
         names = ", ".join(module.__name__ for module in DATA_MODULES)
-        expected = f"{names}, or a subclass of one" if key[1] == "data" else "the import path of one"
-        return f"--{key[1]} {value[1]}: no such class; give {expected}"
-    types = re.findall(
-        r"(?:Expected an? <class '|Not of type |Expected an? typing\.Literal\[)(.+?)(?:'>|:|\])", message
-    )
-    choices = [TYPES.get(name, f"one of {name}") for name in types if name != "NoneType"]
-    return f"--{key[1]} {value[1]}: give {' or '.join(choices)}" if choices else message
+        return f"--{key[1]} {value[1]}: no such class; give {names if key[1] == 'data' else 'the import path of one'}"
+    types = re.findall(r"(?:Expected an? <class '|Not of type |typing\.Literal\[)(.+?)(?:'>|:|\])", message)
+    expected = " or ".join(name for name in types if name != "NoneType")
+    return f"--{key[1]} {value[1]}: expected {expected}" if expected else message
 
 
 def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:

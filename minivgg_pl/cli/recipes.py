@@ -1,6 +1,6 @@
 """Recipes: named config files in this package, which hold what differs from the defaults."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def recipe_arguments(name: str) -> list[str]:
 def recipe_options(name: str) -> Mapping[str, Any]:
     """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.05}`."""
     # Late: the help text needs no YAML.
-    from minivgg_pl.cli.config import read_config
+    from minivgg_pl.cli.config import dotted_options, read_config
 
     own = dotted_options(read_config(FOLDER / f"{name}.yaml"))
     return {**recipe_options(BASED_ON[name]), **own} if name in BASED_ON else own
@@ -65,17 +65,3 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | 
         if all(options[key] == recipe[key] for key in compared):
             return name
     return None
-
-
-def dotted_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested options by their dotted names, the data module's as they are typed: `data.batch_size`."""
-    return {name.replace("data.init_args.", "data.", 1): value for name, value in _flatten(options)}
-
-
-def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each option in nested `options`; an empty mapping is a value."""
-    for name, value in options.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

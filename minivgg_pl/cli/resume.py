@@ -5,19 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minivgg_pl.cli.config import read_config
-from minivgg_pl.cli.recipes import dotted_options
+from minivgg_pl.cli.config import dotted_options, read_config
 from minivgg_pl.data.base import public_path
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
-from minivgg_pl.runs.checkpoint import (
-    CLASS_PATH,
-    POSITION,
-    data_state,
-    last_checkpoint,
-    read_checkpoint,
-    run_folder_of,
-)
+from minivgg_pl.runs.checkpoint import CLASS_PATH, POSITION, data_state, last_checkpoint, read_checkpoint, run_folder_of
 
 # The checkpoint's state and the rows so far depend on them. A change would be recorded and have no effect (the
 # optimizer's state brings its own learning rate), or training images would become validation images.
@@ -112,12 +104,10 @@ def find_resume_point(path: Path) -> ResumePoint:
         # It ended before its first checkpoint: from the beginning, in its own folder.
         if (path / runs.SUMMARY).exists() or len(runs.read_metrics(path / runs.METRICS)) > 1:
             # One row may be there without its checkpoint, because it is written first.
-            raise InputError(
-                f"--resume {path}: it was trained, and has no {runs.LAST_CHECKPOINT} to go on from; train anew with "
-                f"--config {path / 'config.yaml'}"
-            )
-        return ResumePoint(None, 0, _read_options(config), config, folder=path, content={})
-    checkpoint = last_checkpoint(path, option="--resume ") if path.is_dir() else path
+            reason = f"it was trained, and has no {runs.LAST_CHECKPOINT} to go on from"
+            raise InputError(f"--resume {path}: {reason}; train anew with --config {config}")
+        return ResumePoint(None, 0, read_config(config), config, folder=path, content={})
+    checkpoint = last_checkpoint(path) if path.is_dir() else path
     content = read_checkpoint(checkpoint)
     if any(key not in content for key in ("optimizer_states", "loops")):
         raise InputError(f"{checkpoint}: it holds weights alone, and nothing that a training could go on from")
@@ -127,7 +117,7 @@ def find_resume_point(path: Path) -> ResumePoint:
     return ResumePoint(
         checkpoint=checkpoint,
         epoch=_finished_epochs(content, checkpoint),
-        options=_read_options(config) if config else _options_of(content),
+        options=read_config(config) if config else _options_of(content),
         config=config,
         folder=folder if is_last else None,
         content=content,
@@ -139,26 +129,17 @@ def _finished_epochs(content: dict[str, Any], path: Path) -> int:
         loop = content["loops"]["fit_loop"]
         is_last_batch = bool(loop["epoch_loop.batch_progress"]["is_last_batch"])
         epochs, started = (int(loop["epoch_progress"]["current"][name]) for name in ("processed", "started"))
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"--resume {path}: a checkpoint without the state of the training loop") from error
     is_inside = epochs < started
-    if is_inside and (is_last_batch or not data_state(content).get(POSITION)):
-        # Lightning would leave the epoch's validation out, or begin the epoch's images again.
-        raise InputError(f"--resume {path}: it was saved inside epoch {epochs + 1}; give one of an epoch's end")
-    if not is_inside and not is_last_batch:
-        # Lightning would take the rest of the epoch for the next one.
+    # Lightning would leave the epoch's validation out, begin the epoch's images again, or take the rest of an epoch
+    # that max_steps, max_time or an early stop has ended for the next one.
+    if is_inside == is_last_batch or (is_inside and not data_state(content).get(POSITION)):
         raise InputError(
-            f"--resume {path}: the run stopped inside epoch {epochs} (max_steps, max_time or an early stop) and "
-            "counted it; give a checkpoint of an epoch's end, or start from its weights: --model.init_from"
+            f"--resume {path}: it was saved inside epoch {started}, or stopped there; give a checkpoint of an "
+            "epoch's end, or start from its weights: --model.init_from"
         )
     return epochs
-
-
-def _read_options(config: Path) -> dict[str, Any]:
-    try:
-        return read_config(config)
-    except InputError as error:
-        raise InputError(f"--resume: {error}: repair it, or resume from the .ckpt elsewhere") from error
 
 
 def _options_of(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Checks of parsed options that neither the parser nor the classes make."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,71 +27,42 @@ BELONGS_TO = (
 OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "schedule", "lr_decay", "warmup")
 
 
-def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def check_options(config: Any, defaults: Mapping[str, Any]) -> None:
     """Check what the parser lets through and Lightning would trip over in the middle of a run.
 
     Args:
         config: The parsed options.
-        options: The same by their dotted names.
         defaults: The dotted options with nothing typed.
 
     Raises:
         InputError: With the first problem.
     """
-    for name, default in defaults.items():
-        if name.startswith(("model.", "data.")) and default is not None and options.get(name) is None:
-            raise InputError(f"--{name} null: give a value, or leave it out for {default}")
-    for problem in (*_bad_trainer_options(config), *_options_without_effect(config, defaults)):
-        raise InputError(problem)
-
-
-def _bad_trainer_options(config: Any) -> Iterator[str]:
-    trainer = config.trainer
+    trainer, model = config.trainer, config.model
     if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
-        yield f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)"
+        raise InputError(f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         if isinstance(trainer[name], int | float) and trainer[name] <= 0:
-            yield f"--trainer.{name} {trainer[name]}: give a number above 0"
-    if config.model.schedule == "triangular" and not config.get("optimizer"):
+            raise InputError(f"--trainer.{name} {trainer[name]}: give a number above 0")
+    if model.schedule == "triangular" and not config.get("optimizer"):
         endless = {"max_epochs": -1} if trainer.max_steps in (None, -1) else {}
         for name, value in {**endless, "max_steps": 0, "limit_train_batches": 0}.items():
             if trainer[name] == value:
-                yield (
-                    f"--trainer.{name} {value}: the triangular schedule needs a number of updates; give another, or "
-                    "--model.schedule decay"
-                )
+                raise InputError(f"--trainer.{name} {value}: the triangular schedule needs a number of updates")
     if config.checkpoint_every_n_steps and trainer.overfit_batches:
         # Lightning's own loader then makes the batches.
-        yield (
-            f"--checkpoint_every_n_steps {config.checkpoint_every_n_steps}: no epoch can be resumed inside with "
-            "--trainer.overfit_batches; leave one of them out"
-        )
+        raise InputError("--checkpoint_every_n_steps and --trainer.overfit_batches: leave one of them out")
     if trainer.accelerator in ("gpu", "cuda"):
         wanted = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
-        available = torch.cuda.device_count()
-        if wanted > available:
-            yield (
-                f"--gpus {wanted}: this machine has {available} that torch can use; give fewer (--gpus 0 runs on the "
-                "CPU)"
-            )
-
-
-def _options_without_effect(config: Any, defaults: Mapping[str, Any]) -> Iterator[str]:
-    model = config.model
+        if wanted > (available := torch.cuda.device_count()):
+            raise InputError(f"--gpus {wanted}: this machine has {available}; --gpus 0 runs on the CPU")
     if config.get("lr_scheduler") and not config.get("optimizer"):
-        yield "--lr_scheduler has no effect without --optimizer: give both, or --model.schedule"
-    for name in OPTIMIZER_SETTINGS if config.get("optimizer") else ():
+        raise InputError("--lr_scheduler has no effect without --optimizer: give both, or --model.schedule")
+    unused = {name: f"--model.{owner} {model[owner]}" for name, owner, choice in BELONGS_TO if model[owner] != choice}
+    if config.get("optimizer"):
+        unused |= dict.fromkeys(OPTIMIZER_SETTINGS, "--optimizer, which has options of its own")
+    for name, other in unused.items():
         if _is_typed(model, name, defaults):
-            yield (
-                f"--model.{name} {model[name]} has no effect beside --optimizer: give --optimizer.{name} if that "
-                "optimizer has it, or leave it out"
-            )
-    for name, owner, choice in BELONGS_TO:
-        if model[owner] != choice and _is_typed(model, name, defaults):
-            yield (
-                f"--model.{name} {model[name]} has no effect with --model.{owner} {model[owner]}: leave it out, or "
-                f"give --model.{owner} {choice}"
-            )
+            raise InputError(f"--model.{name} {model[name]} has no effect with {other}: leave it out")
 
 
 def _is_typed(model: Any, name: str, defaults: Mapping[str, Any]) -> bool:
@@ -119,8 +90,8 @@ def take_normalization(model: Any, defaults: Mapping[str, Any]) -> None:
     Raises:
         InputError: If the weights cannot be read.
     """
-    theirs = normalization_of(model.init_from) if model.init_from else None
-    for name, value in (theirs or {}).items():
+    theirs = normalization_of(model.init_from) if model.init_from else {}
+    for name, value in theirs.items():
         if not _is_typed(model, name, defaults) and len(value or []) in (0, model.in_channels):
             model[name] = value
 
@@ -134,17 +105,13 @@ def check_trainer(trainer: Trainer, options: Any, data: ImageDataModule, resume:
     for stopping in trainer.early_stopping_callbacks:
         if stopping.strict and stopping.monitor not in LEARNING_COLUMNS:
             # Lightning's own refusal comes after the first epoch.
-            raise InputError(
-                f"--trainer.callbacks: EarlyStopping monitors {stopping.monitor!r}: give one of "
-                f"{', '.join(LEARNING_COLUMNS)}, or strict false for a metric that a callback of your own logs"
-            )
+            known = f"{', '.join(LEARNING_COLUMNS)}, or strict false for a metric that your own callback logs"
+            raise InputError(f"--trainer.callbacks: EarlyStopping monitors {stopping.monitor!r}: give one of {known}")
     num_devices = trainer.num_devices * trainer.num_nodes
     size = data.global_batch_size(num_devices)
     if size < LEAST_TO_TRAIN * num_devices:
-        raise InputError(
-            f"--data.batch_size {size} split over {num_devices} devices leaves one a single image, and batch norm "
-            f"needs two to train: give {LEAST_TO_TRAIN * num_devices} or more"
-        )
+        reason = f"batch norm needs {LEAST_TO_TRAIN} on each of {num_devices} devices"
+        raise InputError(f"--data.batch_size {size}: {reason}; give {LEAST_TO_TRAIN * num_devices} or more")
     if resume:
         check_position(resume.data_state.get(POSITION) or {}, size, num_devices)
     if any(method in str(options.strategy) for method in ("spawn", "fork", "notebook")):

@@ -71,15 +71,15 @@ def _check_archive(path: Path) -> None:
         raise ValueError("its entries claim more bytes than the file has")
 
 
-def last_checkpoint(folder: Path, option: str = "") -> Path:
+def last_checkpoint(folder: Path) -> Path:
     """Return the checkpoint of a run folder's last epoch.
 
     Raises:
-        InputError: If there is none; the message begins with `option`.
+        InputError: If there is none.
     """
     checkpoint = folder / runs.LAST_CHECKPOINT
     if not checkpoint.is_file():
-        raise InputError(f"{option}{folder}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
+        raise InputError(f"{folder}: the folder has no {runs.LAST_CHECKPOINT}; give a run folder that has one")
     return checkpoint
 
 

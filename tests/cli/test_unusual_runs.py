@@ -109,10 +109,3 @@ def test_the_curves_are_drawn_of_a_run_that_was_killed_before_they_were(copied_r
     (copied_run / "summary.json").unlink()
     assert train_here("--resume", copied_run) == 0
     assert (copied_run / "curves.png").stat().st_size > 10_000
-
-
-def test_a_default_that_no_config_can_hold_must_be_typed(synthetic_options, train_here, tmp_path, capfd):
-    options = [*synthetic_options, "--epochs=1", "--trainer.limit_train_batches=2", "--trainer.callbacks=Timer"]
-    assert train_here(*options, "--trainer.callbacks.duration=00:01:00:00") == 2
-    assert capfd.readouterr().err.startswith("error: config.yaml cannot keep the default of ")
-    assert not (tmp_path / "runs").exists()

@@ -160,7 +160,7 @@ def test_every_process_draws_again_what_it_drew_from_the_middle_of_an_epoch_on(t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([*TWO, "--data.batch_size=3", "--data.split_batches=true"], "split over 2 devices leaves one a single image"),
+        ([*TWO, "--data.batch_size=3", "--data.split_batches=true"], "batch norm needs 2 on each of 2 devices"),
         ([*TWO, "--trainer.strategy=ddp_spawn"], "a strategy that spawns or forks cannot be tested"),
         ([*TWO, "--trainer.strategy=DDPStrategy", "--trainer.strategy.start_method=fork"], "spawns or forks"),
         ([*TWO, "--trainer.sync_batchnorm=true"], "--trainer.sync_batchnorm true: torch has it on GPUs alone"),
