@@ -53,7 +53,7 @@ class MiniVGGCLI(LightningCLI):
             LitMiniVGG,
             ImageDataModule,
             subclass_mode_data=True,
-            save_config_callback=callbacks.SaveRunConfig,
+            save_config_callback=None,  # RunRecorder writes config.yaml.
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_class=OneLineParser,
@@ -102,8 +102,8 @@ class MiniVGGCLI(LightningCLI):
         runs.check_base(base)
         title = f"mini VGG {config.model.variant} on {data.title}"
         continued, rows = (self.resume.folder, self.resume.history()) if self.resume else (None, [])
-        self.recorder = callbacks.RunRecorder(base, title, continued, rows)
-        self.save_config_kwargs = {"recorder": self.recorder}
+        text = self.parser.dump(config, skip_none=False)
+        self.recorder = callbacks.RunRecorder(base, title, text, continued, rows)
         self.trainer_defaults["callbacks"] = self._callbacks(config, data)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -150,9 +150,7 @@ class MiniVGGCLI(LightningCLI):
             return chosen
         chosen += [
             self.recorder,
-            callbacks.EpochLines(self.recorder),
             callbacks.CurvePlot(self.recorder, config.model.variant, config.curves.reference, data.val_label),
-            callbacks.TestReport(self.recorder),
         ]
         if config.trainer.enable_checkpointing is not False:
             # In this order: `last` keeps the state of `best`, which is then this epoch's.

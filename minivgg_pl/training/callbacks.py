@@ -5,12 +5,11 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.cli import SaveConfigCallback
 
 from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation.reports import write_class_report
@@ -22,31 +21,17 @@ from minivgg_pl.runs import folder as runs
 
 # Drawing the curves takes matplotlib about half a second, and a GPU trains an epoch in less.
 SECONDS_BETWEEN_DRAWINGS = 10
-BATCH_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
 
 
 class EpochCallback(Callback):
     """A callback without the hooks of single training batches, except those that its class defines.
 
     Lightning enters a profiler's context for each hook of each callback, empty ones too, and skips what is not
-    callable (`lightning/pytorch/trainer/call.py`). With nine callbacks that is half of what its loop costs.
+    callable (`lightning/pytorch/trainer/call.py`). With eight callbacks that is half of what its loop costs.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make a callback without the hooks that are Callback's empty ones."""
-        callback = super().__new__(cls)
-        for hook in BATCH_HOOKS:
-            # On the object, so that a subclass's `super().on_train_batch_end(...)` still finds Callback's.
-            if getattr(cls, hook) is getattr(Callback, hook):
-                setattr(callback, hook, None)
-        return callback
+    on_train_batch_start = on_train_batch_end = on_before_optimizer_step = None
+    on_before_zero_grad = on_before_backward = on_after_backward = None
 
 
 def bar_refresh_rate() -> int:
@@ -54,35 +39,43 @@ def bar_refresh_rate() -> int:
     return 50 if torch.cuda.is_available() else 5
 
 
-def num_train_images(trainer: Trainer, num_batches: int) -> int:
-    """Return how many images the epoch's first `num_batches` batches hold on all devices together."""
-    if trainer.train_dataloader is not None:
-        return sum(trainer.train_dataloader.sizes[:num_batches])
-    # The run had ended before it was resumed.
-    data = trainer.datamodule
-    return min(num_batches * data.global_batch_size(trainer.world_size), len(data.train_set))
+def num_train_images(trainer: Trainer) -> int:
+    """Return how many images the epoch's batches so far hold, on all devices together."""
+    num_batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return sum(trainer.train_dataloader.sizes[:num_batches])
 
 
 class RunRecorder(EpochCallback):
-    """Claims the run folder once the data are known to be good, and writes metrics.csv in it.
+    """Claims the run folder once the data are known to be good, writes its files and prints a line an epoch.
+
+    The files are config.yaml (config.resume-1.yaml and so on for a resumed run), metrics.csv, and after the test
+    report.csv and confusion_matrix.png.
 
     Args:
         base: Folder that the run folder is made in.
         title: Heading of the run's charts.
+        config: The parsed options as YAML.
         continued: The run folder to continue in, or None for a new one.
         rows: The epochs so far.
+
+    Attributes:
+        folder: The run folder, once it is claimed.
+        num_train_images: Number of images in the last epoch, once the fit has ended.
     """
 
-    def __init__(self, base: Path, title: str, continued: Path | None = None, rows: Sequence[runs.Row] = ()) -> None:
+    def __init__(
+        self, base: Path, title: str, config: str, continued: Path | None = None, rows: Sequence[runs.Row] = ()
+    ) -> None:
         self.base = base
         self.title = title
+        self.config = config
         self.continued = continued
         self.rows = list(rows)
         self.folder: Path | None = None
         self.num_train_images = 0
         self._lock: int | None = None
         self._epoch_start = self._train_end = 0.0
-        self._num_batches = self._first_batch = 0
+        self._num_images_before = 0
         self._has_validated = False
         self._val_metrics: dict[str, float] = {}
 
@@ -94,6 +87,7 @@ class RunRecorder(EpochCallback):
             folder = self.continued or runs.claim_run_folder(self.base)
             self._lock = runs.lock_run(folder)
             runs.remove_parts(folder)
+            write_atomically(runs.next_config(folder), self.config)
         self.folder = Path(trainer.strategy.broadcast(folder))
 
     def unlock(self) -> None:
@@ -112,18 +106,17 @@ class RunRecorder(EpochCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that is resumed inside an epoch does not start one.
         self._epoch_start = time.perf_counter()
-        self._first_batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        self._num_images_before = num_train_images(trainer)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._val_metrics.items()})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_start = time.perf_counter()
-        self._first_batch = 0
+        self._num_images_before = 0
         self._has_validated = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._num_batches = batch_idx + 1
         self._train_end = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,11 +125,10 @@ class RunRecorder(EpochCallback):
         self._val_metrics = {name: value.item() for name, value in logged if name in runs.VAL_COLUMNS}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.num_train_images = num_train_images(trainer, self._num_batches)
-        num_timed = self.num_train_images - num_train_images(trainer, self._first_batch)
         # Lightning keeps an earlier epoch's values where this one has none.
         fresh = ("val_",) * self._has_validated + ("train_",) * pl_module.has_logged_epoch
         metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
+        num_images = num_train_images(trainer) - self._num_images_before
         row = {
             **{column: metrics.get(column, math.nan) for column in runs.LEARNING_COLUMNS},
             "epoch": trainer.current_epoch + 1,
@@ -144,24 +136,34 @@ class RunRecorder(EpochCallback):
             # The next batch's: the schedule has already been stepped.
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self._epoch_start,
-            "images_per_second": num_timed / (self._train_end - self._epoch_start),
+            "images_per_second": num_images / (self._train_end - self._epoch_start),
         }
         self.rows.append(row)
         if trainer.is_global_zero:
             runs.write_metrics(self.folder / runs.METRICS, self.rows)
+            bar, line = trainer.progress_bar_callback, epoch_line(row, trainer.max_epochs)
+            bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # For the summary: a test drops the loader. With limit_train_batches 0 there is none.
+        if trainer.train_dataloader is not None:
+            self.num_train_images = num_train_images(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self.folder is not None:
+            data, title = trainer.datamodule, f"{self.title}: {trainer.datamodule.tested_on}, last epoch"
+            report = {name: value.tolist() for name, value in pl_module.class_report.items()}
+            write_class_report(self.folder / "report.csv", data.class_names, report)
+            matrix, path = report["confusion_matrix"], self.folder / "confusion_matrix.png"
+            draw_confusion_matrix(matrix, data.class_names, path, title)
 
 
-class SaveRunConfig(EpochCallback, SaveConfigCallback):
-    """Writes the parsed configuration to the run folder: config.yaml, then config.resume-1.yaml and so on."""
-
-    def __init__(self, parser: Any, config: Any, recorder: RunRecorder, **kwargs: Any) -> None:
-        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
-        self.recorder = recorder
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            # The parser's own `save` is not atomic.
-            write_atomically(runs.next_config(self.recorder.folder), self.parser.dump(self.config, skip_none=False))
+def epoch_line(row: runs.Row, max_epochs: int | None) -> str:
+    """Return the line that a run prints after an epoch."""
+    total = max_epochs if max_epochs and max_epochs > 0 else "?"
+    values = "  ".join(f"{name} {row[name]:.4f}" for name in runs.LEARNING_COLUMNS)
+    speed = f"{row['seconds']:.1f} s  {row['images_per_second']:.0f} images/s"
+    return f"epoch {row['epoch']}/{total}  {values}  {speed}"
 
 
 class CurvePlot(EpochCallback):
@@ -205,38 +207,3 @@ class CurvePlot(EpochCallback):
             draw_curves(rows, folder / "curves.png", self.recorder.title, **options)
             self._num_drawn = len(rows)
             self._last_drawing = time.perf_counter()
-
-
-class EpochLines(EpochCallback):
-    """Prints one line an epoch, above the progress bar if there is one."""
-
-    def __init__(self, recorder: RunRecorder) -> None:
-        self.recorder = recorder
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        row = self.recorder.rows[-1]
-        total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        values = "  ".join(f"{name} {row[name]:.4f}" for name in runs.LEARNING_COLUMNS)
-        speed = f"{row['seconds']:.1f} s  {row['images_per_second']:.0f} images/s"
-        line = f"epoch {row['epoch']}/{total}  {values}  {speed}"
-        bar = trainer.progress_bar_callback
-        bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
-
-
-class TestReport(EpochCallback):
-    """Writes report.csv and confusion_matrix.png after the test."""
-
-    __test__ = False  # pytest would collect it for its name
-
-    def __init__(self, recorder: RunRecorder) -> None:
-        self.recorder = recorder
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder, data = self.recorder.folder, trainer.datamodule
-        if trainer.is_global_zero and folder is not None:
-            report = {name: value.tolist() for name, value in pl_module.class_report.items()}
-            write_class_report(folder / "report.csv", data.class_names, report)
-            path, title = folder / "confusion_matrix.png", f"{self.recorder.title}: {data.tested_on}, last epoch"
-            draw_confusion_matrix(report["confusion_matrix"], data.class_names, path, title)

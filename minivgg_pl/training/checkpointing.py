@@ -115,9 +115,6 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
         monitor: Metric whose largest value is kept, or None to keep the last epoch's.
     """
 
-    # ModelCheckpoint's own looks after each batch whether it is to save.
-    on_train_batch_end = None
-
     def __init__(self, recorder: RunRecorder, filename: str, monitor: str | None = None) -> None:
         super().__init__(
             filename=filename, monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False

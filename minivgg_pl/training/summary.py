@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from minivgg_pl.runs.environment import device_name, package_versions, weights_sha256
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
-from minivgg_pl.training.callbacks import RunRecorder, num_train_images
+from minivgg_pl.training.callbacks import RunRecorder
 from minivgg_pl.training.module import LitMiniVGG
 
 
@@ -23,8 +23,6 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
     """
     rows, data = recorder.rows, trainer.datamodule
     last = rows[-1] if rows else {}
-    # A run that was killed in its test and is resumed trains no batch.
-    num_images = recorder.num_train_images or num_train_images(trainer, trainer.num_training_batches)
     moving = sum(buffer.numel() for name, buffer in module.net.named_buffers() if "running" in name)
     trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
     return {
@@ -32,7 +30,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "init_from": module.hparams.init_from,
         "dataset": data.dataset,
         "dataset_md5": data.integrity,
-        "train_images": num_images,
+        "train_images": recorder.num_train_images,
         "test_images": int(module.class_report["confusion_matrix"].sum()) if module.class_report else 0,
         "validation": data.validation,
         "tested_on": data.tested_on,

@@ -19,7 +19,6 @@ from PIL import Image
 from minivgg_pl import CIFAR10DataModule, LitMiniVGG
 from minivgg_pl.runs.folder import METRIC_COLUMNS
 from minivgg_pl.training import callbacks
-from minivgg_pl.training.callbacks import EpochCallback
 from tests.conftest import SYNTHETIC_SIZE, TRAIN, run_train
 
 MEASURED = ("seconds", "images_per_second")
@@ -238,7 +237,7 @@ def test_the_curves_are_drawn_again_after_the_seconds_between_two_drawings(secon
     lengths = []
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_DRAWINGS", seconds)
     monkeypatch.setattr(callbacks, "draw_curves", lambda rows, *_, **__: lengths.append(len(rows)))
-    recorder = callbacks.RunRecorder(tmp_path, "title")
+    recorder = callbacks.RunRecorder(tmp_path, "title", config="")
     recorder.folder = tmp_path
     plot, trainer, module = callbacks.CurvePlot(recorder, "classic", None, "test"), Trainer(logger=False), LitMiniVGG()
     plot.on_train_start(trainer, module)
@@ -260,21 +259,6 @@ def test_a_batch_costs_no_more_hooks_than_are_used(synthetic_options, train_here
         "[Callback]DistributedSigterm.on_train_batch_start",
         "[Callback]RunRecorder.on_train_batch_end",
     }
-
-
-def test_a_callback_that_derives_from_ours_can_call_the_hooks_it_overrides(synthetic_root, tmp_path):
-    class Counting(EpochCallback):
-        batches = 0
-
-        def on_train_batch_end(self, *args):
-            super().on_train_batch_end(*args)
-            self.batches += 1
-
-    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE)
-    counting = Counting()
-    Trainer(fast_dev_run=3, accelerator="cpu", callbacks=counting, default_root_dir=tmp_path).fit(LitMiniVGG(), data)
-    assert counting.batches == 3
-    assert counting.on_train_batch_start is None
 
 
 def test_an_older_checkpoint_continues_in_a_new_folder_with_its_history(finished_run, tmp_path, train_here, capfd):
