@@ -1,77 +1,53 @@
 """Batch norm statistics, measured with dropout off."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
-import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from minivgg_pl.data.loader import ImageLoader
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
-
-class BatchBuffer:
-    """An epoch's first training images, augmented, to measure the statistics on.
+def first_images(loader: Iterable[Sequence[Tensor]], least: int, most: int) -> Iterator[Tensor]:
+    """Yield the images of the epoch's first batches once more, augmented as before, until there are enough.
 
     Args:
-        least: Smallest number of images to keep, in whole batches; with 0 none are kept.
+        loader: The training loader. One that is not this package's begins another epoch.
+        least: Smallest number of images.
+        most: Largest number of batches.
     """
-
-    def __init__(self, least: int) -> None:
-        self.least = least
-        self.batches: list[Tensor] = []
-
-    def keep(self, images: Tensor, batch_idx: int, trainer: Trainer) -> None:
-        """Keep the images `(B, C, H, W)` of batch `batch_idx`, counted from 0, unless there are enough."""
-        if self.least and batch_idx and not self.batches:
-            # The run was resumed in the middle of the epoch.
-            loader = trainer.train_dataloader
-            if isinstance(loader, ImageLoader):
-                for earlier, _ in loader.batches(stop=batch_idx):
-                    self._add(earlier.to(images.device))
-        self._add(images)
-
-    def _add(self, images: Tensor) -> None:
-        if sum(map(len, self.batches)) < self.least:
-            self.batches.append(images)
+    # Not the loader itself, which counts the batches that it yields.
+    batches = loader.batches() if isinstance(loader, ImageLoader) else loader
+    for images, _ in islice(batches, most):
+        yield images
+        least -= len(images)
+        if least <= 0:
+            return
 
 
-@torch.no_grad()
 def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running mean and variance of each batch norm in `net` by their averages over `batches`.
 
     Dropout raises the variance of the layers behind it. Running averages are taken with dropout on, and so are wrong
     for the network without it (Li et al., "Understanding the Disharmony between Dropout and Batch Normalization by
-    Variance Shift", arXiv:1801.05134). Weights and modes stay as they are.
+    Variance Shift", arXiv:1801.05134). Weights stay as they are.
 
     Args:
-        net: The network, in any mode.
+        net: The network.
         batches: Images `(B, 3, 32, 32)` of the training set, at least one batch of two or more.
     """
-    modes = {module: module.training for module in net.modules()}
-    norms = _batch_norms(net)
-    momenta = [norm.momentum for norm in norms]
-    net.eval()
-    for norm in norms:
-        norm.train()
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average over all batches
-    for images in batches:
-        net(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for module, mode in modes.items():
-        module.training = mode
+    dropouts = {module: module.p for module in net.modules() if isinstance(module, nn.Dropout)}
+    for dropout in dropouts:
+        dropout.p = 0.0
+    update_bn(batches, net, next(net.parameters()).device)
+    for dropout, p in dropouts.items():
+        dropout.p = p
 
 
 def average_over_devices(net: nn.Module, strategy: Strategy) -> None:
     """Give every device the mean of all devices' statistics."""
-    for norm in _batch_norms(net):
-        for statistic in (norm.running_mean, norm.running_var):
-            statistic.copy_(strategy.reduce(statistic, reduce_op="mean"))
-
-
-def _batch_norms(net: nn.Module) -> list[nn.Module]:
-    return [module for module in net.modules() if isinstance(module, BATCH_NORMS)]
+    for name, buffer in net.named_buffers():
+        if "running" in name:
+            buffer.copy_(strategy.reduce(buffer, reduce_op="mean"))

@@ -7,8 +7,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
-NUM_SUMS = 4
-
 
 def ends_epoch(trainer: Trainer) -> bool:
     """Return whether the batch just trained is the epoch's last: of the data, or because the trainer stops."""
@@ -33,7 +31,7 @@ class EpochMetrics:
 
     def __init__(self) -> None:
         # Whatever type and device the network is made with: bfloat16 cannot count to 10,000.
-        self.sums = torch.zeros(NUM_SUMS, dtype=torch.float32, device="cpu")
+        self.sums = torch.zeros(4, dtype=torch.float32, device="cpu")
         self.is_empty = True
 
     def reset(self) -> None:

@@ -12,8 +12,9 @@ from torch.nn import functional
 from minivgg_pl.errors import NonFiniteLossError
 from minivgg_pl.evaluation.metrics import class_metrics
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
-from minivgg_pl.training.batch_norm import BatchBuffer, average_over_devices, measure_statistics
-from minivgg_pl.training.metrics import NUM_SUMS, EpochMetrics, ends_epoch
+from minivgg_pl.runs.checkpoint import EPOCH_SO_FAR
+from minivgg_pl.training.batch_norm import average_over_devices, first_images, measure_statistics
+from minivgg_pl.training.metrics import EpochMetrics, ends_epoch
 from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule
 from minivgg_pl.weights.init_from import load_initial_weights
 
@@ -102,9 +103,7 @@ class LitMiniVGG(LightningModule):
         self.net = net.to(memory_format=torch.channels_last)
         self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_metrics = EpochMetrics()
-        self._first_step = 0
         self._has_initial_weights = False
-        self._first_images = BatchBuffer(batch_norm_images)
         self.eval_metrics = EpochMetrics()
         self.class_metrics = class_metrics(num_classes)
         self.class_report: dict[str, Tensor] = {}
@@ -115,14 +114,13 @@ class LitMiniVGG(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Inside an epoch: its sums so far, `(devices, 4)`.
-        sums = None if self.train_metrics.is_empty else self.all_gather(self.train_metrics.sums).reshape(-1, NUM_SUMS)
-        checkpoint["epoch_so_far"] = {"sums": sums, "first_step": self._first_step}
+        sums = self.train_metrics.sums
+        sums = None if self.train_metrics.is_empty else self.all_gather(sums).reshape(-1, len(sums))
+        checkpoint[EPOCH_SO_FAR] = {"sums": sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._has_initial_weights = True
-        so_far = checkpoint.get("epoch_so_far", {})
-        self._first_step = so_far.get("first_step", 0)
-        sums = so_far.get("sums")
+        sums = checkpoint.get(EPOCH_SO_FAR, {}).get("sums")
         # A run on more devices than before goes on at an epoch's start, without sums.
         if sums is not None and self.global_rank < len(sums):
             self.train_metrics.restore(sums[self.global_rank])
@@ -153,11 +151,6 @@ class LitMiniVGG(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.train_metrics.reset()
-        self._first_images.batches.clear()
-        self._first_step = self.trainer.global_step
-
-    def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        self._first_images.keep(batch[0], batch_idx, self.trainer)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean cross-entropy `()`."""
@@ -170,15 +163,17 @@ class LitMiniVGG(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         is_last = ends_epoch(self.trainer)
-        if is_last and self.hparams.batch_norm_images:
+        if is_last and (least := self.hparams.batch_norm_images):
             with self.trainer.precision_plugin.forward_context():
-                measure_statistics(self.net, self._first_images.batches)
+                measure_statistics(self.net, first_images(self.trainer.train_dataloader, least, batch_idx + 1))
             average_over_devices(self.net, self.trainer.strategy)
         is_cheap = self.device.type == "cpu" and self.trainer.world_size == 1
         if is_last or is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0:
             first_bad = self.train_metrics.first_bad_batch(self.trainer.strategy)
             if first_bad is not None:
-                step = self._first_step + first_bad // self.trainer.accumulate_grad_batches + 1
+                progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+                first_step = self.global_step - progress.current.completed
+                step = first_step + first_bad // self.trainer.accumulate_grad_batches + 1
                 raise NonFiniteLossError("training", self.current_epoch + 1, step)
         if is_last:
             # Not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
@@ -186,6 +181,9 @@ class LitMiniVGG(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.eval_metrics.reset()
+        self.class_metrics.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add the batch to the epoch's metrics."""
@@ -197,10 +195,6 @@ class LitMiniVGG(LightningModule):
         if is_fitting and self.eval_metrics.first_bad_batch(self.trainer.strategy) is not None:
             raise NonFiniteLossError("validation", self.current_epoch + 1, self.trainer.global_step)
         self._log_epoch("val", self.eval_metrics)
-
-    def on_test_epoch_start(self) -> None:
-        self.eval_metrics.reset()
-        self.class_metrics.reset()
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add the batch to the epoch's metrics and to the per-class report."""
