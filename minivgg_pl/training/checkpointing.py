@@ -148,54 +148,43 @@ class RandomState(EpochCallback):
     """
 
     def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
         self._seed = torch.initial_seed()
-        self._rank, self._world_size = 0, 1
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._rank, self._world_size = trainer.global_rank, trainer.world_size
+        self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         kind, keys, *rest = np.random.get_state()
-        states = [
-            {
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all(),
-                "numpy": [kind, keys.tolist(), *rest],
-                "python": random.getstate(),
-            }
-        ]
-        if self._world_size > 1:
+        own = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+            "numpy": [kind, keys.tolist(), *rest],
+            "python": random.getstate(),
+        }
+        states = [own]
+        if torch.distributed.is_initialized():
             # Every process is asked, though only the first writes.
-            (own,), states = states, [{}] * self._world_size
+            states = [{}] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(states, own)
         return {**states[0], "other_ranks": states[1:]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        states = [state_dict, *state_dict.get("other_ranks", [])]
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in load_state_dict, because Lightning draws numbers after it.
+        restored, self._restored = self._restored or {}, None
+        states = [restored, *restored.get("other_ranks", [])]
         # With more processes than before the run resumes at an epoch's start, and each has a seed.
-        self._restored = states[self._rank] if self._rank < len(states) else None
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore()
-        if trainer.world_size > 1:
-            torch.manual_seed(derived_seed(self._seed, trainer.current_epoch, trainer.global_rank))
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # A run that is resumed inside an epoch does not start one.
-        self._restore()
-
-    def _restore(self) -> None:
-        # Late, because Lightning draws numbers while it sets up a resumed run.
-        if self._restored is not None:
-            state, self._restored = self._restored, None
+        if restored and trainer.global_rank < len(states):
+            state = states[trainer.global_rank]
             torch.set_rng_state(state["torch"])
             if len(state["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(state["cuda"])
-            kind, keys, *rest = state["numpy"]
-            np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-            version, internal, gauss = state["python"]
-            random.setstate((version, tuple(internal), gauss))
+            np.random.set_state(state["numpy"])
+            random.setstate(state["python"])
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            torch.manual_seed(derived_seed(self._seed, trainer.current_epoch, trainer.global_rank))
 
 
 def check_training_state(content: dict[str, Any], module: LitMiniVGG, source: str) -> None:
