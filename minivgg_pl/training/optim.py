@@ -54,9 +54,10 @@ def make_optimizer(net: MiniVGG, hparams: Any, clips_gradients: bool = False) ->
         fused = True if not clips_gradients and next(net.parameters()).device.type == "cpu" else None
         momentum = {"momentum": hparams.momentum, "nesterov": hparams.nesterov}
         return torch.optim.SGD(net.parameters(), lr=hparams.lr, **momentum, fused=fused)
-    kernels = [p for name, p in net.named_parameters() if p.ndim > 1 and not name.startswith("classifier.")]
-    chosen = set(map(id, kernels))
-    others = [p for p in net.parameters() if id(p) not in chosen]
+    kernels, others = [], []
+    for name, parameter in net.named_parameters():
+        is_hidden_kernel = parameter.ndim > 1 and not name.startswith("classifier.")
+        (kernels if is_hidden_kernel else others).append(parameter)
     return MuonAdamW(kernels, others, lr=hparams.lr, momentum=hparams.momentum, adamw_lr=hparams.adamw_lr)
 
 
@@ -105,7 +106,6 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: Size of a kernel's update, relative to the kernel.
         momentum: Muon's Nesterov momentum in [0, 1).
         adamw_lr: AdamW's learning rate.
-        weight_decay: AdamW's weight decay; kernels have none.
     """
 
     def __init__(
@@ -115,9 +115,8 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: float = 0.05,
         momentum: float = 0.6,
         adamw_lr: float = 0.002,
-        weight_decay: float = 0.0,
     ) -> None:
-        adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=weight_decay, foreach=True)
+        adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=0.0, foreach=True)
         muon_group = {"params": list(kernels), "lr": lr, "momentum": momentum}
         super().__init__([muon_group, *adamw.param_groups], {})
         self._share_with_adamw()

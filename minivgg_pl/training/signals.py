@@ -39,17 +39,13 @@ class DistributedSigterm(EpochCallback):
     def __init__(self) -> None:
         self._received = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def _listen(self, trainer: Trainer, pl_module: LightningModule, stage: str | None = None) -> None:
         if trainer.world_size > 1:
             # Lightning restores the earlier handler when it is done.
             signal.signal(signal.SIGTERM, self._notice)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning has installed its own since.
-        self.setup(trainer, pl_module, "fit")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.setup(trainer, pl_module, "test")
+    # More than once, because Lightning installs its own after `setup`.
+    setup = on_train_start = on_test_start = _listen
 
     def _notice(self, number: int, frame: Any) -> None:
         self._received = True
