@@ -21,6 +21,7 @@ from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
+from minivgg_pl.plots.article import article_rows
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training import callbacks
 from minivgg_pl.training import checkpointing as saving
@@ -102,9 +103,11 @@ class MiniVGGCLI(LightningCLI):
         runs.check_base(base)
         title = f"mini VGG {config.model.variant} on {data.title}"
         continued, rows = (self.resume.folder, self.resume.history()) if self.resume else (None, [])
+        reference = article_rows(config.model.variant) if config.curves.reference else None
+        curves = {"reference": reference, "val_label": data.val_label}
         text = self.parser.dump(config, skip_none=False)
-        self.recorder = callbacks.RunRecorder(base, title, text, continued, rows)
-        self.trainer_defaults["callbacks"] = self._callbacks(config, data)
+        self.recorder = callbacks.RunRecorder(base, title, text, curves, continued, rows)
+        self.trainer_defaults["callbacks"] = self._callbacks(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer and prepare the data, so that errors in either come before a run folder is made."""
@@ -142,22 +145,18 @@ class MiniVGGCLI(LightningCLI):
         # A data module may have options without a default, and defaults alone are then not valid.
         return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
 
-    def _callbacks(self, config: Any, data: ImageDataModule) -> list[Callback]:
+    def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [saving.RandomState(), DistributedSigterm()]
         if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:
             return chosen
-        chosen += [
-            self.recorder,
-            callbacks.CurvePlot(self.recorder, config.model.variant, config.curves.reference, data.val_label),
-        ]
+        chosen.append(self.recorder)
         if config.trainer.enable_checkpointing is not False:
             # In this order: `last` keeps the state of `best`, which is then this epoch's.
             chosen.append(saving.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
-            chosen.append(saving.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem))
-            if config.checkpoint_every_n_steps:
-                chosen.append(saving.StepCheckpoint(self.recorder, config.checkpoint_every_n_steps))
+            every = config.checkpoint_every_n_steps
+            chosen.append(saving.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem, every=every))
         return chosen
 
 

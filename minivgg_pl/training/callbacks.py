@@ -1,9 +1,9 @@
-"""Callbacks that write the run folder and print progress."""
+"""The callback that writes the run folder and prints progress, and what it shares with the others."""
 
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation.reports import write_class_report
 from minivgg_pl.files import write_atomically
-from minivgg_pl.plots.article import article_rows
 from minivgg_pl.plots.classification import draw_confusion_matrix
 from minivgg_pl.plots.curves import draw_curves
 from minivgg_pl.runs import folder as runs
@@ -48,13 +47,15 @@ def num_train_images(trainer: Trainer) -> int:
 class RunRecorder(EpochCallback):
     """Claims the run folder once the data are known to be good, writes its files and prints a line an epoch.
 
-    The files are config.yaml (config.resume-1.yaml and so on for a resumed run), metrics.csv, and after the test
-    report.csv and confusion_matrix.png.
+    The files are config.yaml (config.resume-1.yaml and so on for a resumed run), metrics.csv, curves.png, and after
+    the test report.csv and confusion_matrix.png. The curves are drawn as epochs end, every SECONDS_BETWEEN_DRAWINGS at
+    most, and when the fit ends.
 
     Args:
         base: Folder that the run folder is made in.
         title: Heading of the run's charts.
         config: The parsed options as YAML.
+        curves: Options of `draw_curves`.
         continued: The run folder to continue in, or None for a new one.
         rows: The epochs so far.
 
@@ -64,11 +65,18 @@ class RunRecorder(EpochCallback):
     """
 
     def __init__(
-        self, base: Path, title: str, config: str, continued: Path | None = None, rows: Sequence[runs.Row] = ()
+        self,
+        base: Path,
+        title: str,
+        config: str,
+        curves: Mapping[str, Any],
+        continued: Path | None = None,
+        rows: Sequence[runs.Row] = (),
     ) -> None:
         self.base = base
         self.title = title
         self.config = config
+        self.curves = curves
         self.continued = continued
         self.rows = list(rows)
         self.folder: Path | None = None
@@ -76,6 +84,8 @@ class RunRecorder(EpochCallback):
         self._lock: int | None = None
         self._epoch_start = self._train_end = 0.0
         self._num_images_before = 0
+        self._num_drawn = 0
+        self._last_drawing = time.perf_counter()
         self._has_validated = False
         self._val_metrics: dict[str, float] = {}
 
@@ -125,8 +135,8 @@ class RunRecorder(EpochCallback):
         self._val_metrics = {name: value.item() for name, value in logged if name in runs.VAL_COLUMNS}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning keeps an earlier epoch's values where this one has none.
-        fresh = ("val_",) * self._has_validated + ("train_",) * pl_module.has_logged_epoch
+        # Lightning keeps an earlier epoch's values. This one may have none: of the training, if a validation ended it.
+        fresh = ("val_",) * self._has_validated + ("train_",) * pl_module.train_metrics.is_empty
         metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
         num_images = num_train_images(trainer) - self._num_images_before
         row = {
@@ -143,11 +153,20 @@ class RunRecorder(EpochCallback):
             runs.write_metrics(self.folder / runs.METRICS, self.rows)
             bar, line = trainer.progress_bar_callback, epoch_line(row, trainer.max_epochs)
             bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
+        if time.perf_counter() - self._last_drawing >= SECONDS_BETWEEN_DRAWINGS:
+            self._draw_curves(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # For the summary: a test drops the loader. With limit_train_batches 0 there is none.
         if trainer.train_dataloader is not None:
             self.num_train_images = num_train_images(trainer)
+        # A run that was killed after its last epoch and is resumed does not get to on_train_end.
+        self._draw_curves(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # On a full disk nothing can be drawn.
+        if not isinstance(exception, InputError | OSError):
+            self._draw_curves(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.folder is not None:
@@ -157,6 +176,13 @@ class RunRecorder(EpochCallback):
             matrix, path = report["confusion_matrix"], self.folder / "confusion_matrix.png"
             draw_confusion_matrix(matrix, data.class_names, path, title)
 
+    def _draw_curves(self, trainer: Trainer) -> None:
+        # A run that ends before it trains may have earlier rows, and no folder yet.
+        if trainer.is_global_zero and self.folder is not None and len(self.rows) != self._num_drawn:
+            draw_curves(self.rows, self.folder / "curves.png", self.title, **self.curves)
+            self._num_drawn = len(self.rows)
+            self._last_drawing = time.perf_counter()
+
 
 def epoch_line(row: runs.Row, max_epochs: int | None) -> str:
     """Return the line that a run prints after an epoch."""
@@ -164,46 +190,3 @@ def epoch_line(row: runs.Row, max_epochs: int | None) -> str:
     values = "  ".join(f"{name} {row[name]:.4f}" for name in runs.LEARNING_COLUMNS)
     speed = f"{row['seconds']:.1f} s  {row['images_per_second']:.0f} images/s"
     return f"epoch {row['epoch']}/{total}  {values}  {speed}"
-
-
-class CurvePlot(EpochCallback):
-    """Draws `curves.png` again as epochs end, every SECONDS_BETWEEN_DRAWINGS at most, and when the fit ends.
-
-    Args:
-        recorder: Holds the rows to draw.
-        variant: Whose article curve to draw.
-        reference: `article` draws the article's own curve behind the run's.
-        val_label: What the validation images are.
-    """
-
-    def __init__(self, recorder: RunRecorder, variant: str, reference: str | None, val_label: str) -> None:
-        self.recorder = recorder
-        self.reference = article_rows(variant) if reference == "article" else None
-        self.val_label = val_label
-        self._num_drawn = 0
-        self._last_drawing = 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_drawing = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if time.perf_counter() - self._last_drawing >= SECONDS_BETWEEN_DRAWINGS:
-            self._draw(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that was killed after its last epoch and is resumed does not get to on_train_end.
-        self._draw(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # On a full disk nothing can be drawn.
-        if not isinstance(exception, InputError | OSError):
-            self._draw(trainer)
-
-    def _draw(self, trainer: Trainer) -> None:
-        rows, folder = self.recorder.rows, self.recorder.folder
-        # A run that ends before it trains may have earlier rows, and no folder yet.
-        if trainer.is_global_zero and folder is not None and len(rows) != self._num_drawn:
-            options = {"reference": self.reference, "val_label": self.val_label}
-            draw_curves(rows, folder / "curves.png", self.recorder.title, **options)
-            self._num_drawn = len(rows)
-            self._last_drawing = time.perf_counter()

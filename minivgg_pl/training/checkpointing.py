@@ -61,50 +61,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             path.unlink()
 
 
-class StepCheckpoint(EpochCallback):
-    """Saves the run's last checkpoint inside epochs too; the run resumes from it at the next batch.
-
-    Args:
-        recorder: Knows the run folder.
-        every: Number of updates between two checkpoints.
-    """
-
-    def __init__(self, recorder: RunRecorder, every: int) -> None:
-        self.recorder = recorder
-        self.every = every
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # A run that was killed in a validation and goes on from the batch before would leave the validation out.
-        if not _validates_now(trainer):
-            self._save(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._save(trainer, pl_module)
-
-    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Between two updates there is an accumulated gradient, which no checkpoint holds.
-        has_updated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        is_due = has_updated and trainer.global_step % self.every == 0
-        # After an epoch's last batch RunCheckpoint saves, behind the validation. NaN must not replace good weights.
-        if is_due and not ends_epoch(trainer) and pl_module.is_finite():
-            trainer.save_checkpoint(self.recorder.folder / runs.LAST_CHECKPOINT, weights_only=False)
-
-
-def _validates_now(trainer: Trainer) -> bool:
-    """Return whether a validation follows the batch just trained; not known for an interval in minutes."""
-    every = trainer.check_val_every_n_epoch
-    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
-        return False
-    number = trainer.fit_loop.batch_idx if every else trainer.fit_loop.total_batch_idx
-    is_due = trainer.val_check_batch is not None and (number + 1) % trainer.val_check_batch == 0
-    return is_due or stops_early(trainer)
-
-
 class RunCheckpoint(EpochCallback, ModelCheckpoint):
-    """One checkpoint in the run folder, saved at the end of epochs.
+    """One checkpoint in the run folder, saved at the end of epochs, and inside them if asked for.
 
     Two of them write `last.ckpt` and `best.ckpt`: with `save_last=True` a single ModelCheckpoint would write the last
     one only in epochs that are also the best so far (Lightning 2.6, `on_train_epoch_end`).
@@ -113,18 +71,45 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
         recorder: Knows the run folder.
         filename: Name without `.ckpt`.
         monitor: Metric whose largest value is kept, or None to keep the last epoch's.
+        every: Number of updates between two checkpoints inside epochs, from which a run resumes at the next batch, or
+            None for no such checkpoints.
     """
 
-    def __init__(self, recorder: RunRecorder, filename: str, monitor: str | None = None) -> None:
+    def __init__(
+        self, recorder: RunRecorder, filename: str, monitor: str | None = None, every: int | None = None
+    ) -> None:
         super().__init__(
             filename=filename, monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
         )
         self.recorder = recorder
+        self.every = every
+        if every is None:
+            self.on_train_batch_end = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.dirpath = str((self.recorder.folder / runs.LAST_CHECKPOINT.parent).resolve())
         super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # A run that was killed in a validation and goes on from the batch before would leave the validation out.
+        if not _validates_now(trainer):
+            self._save_inside_epoch(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save_inside_epoch(trainer, pl_module)
+
+    def _save_inside_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Between two updates there is an accumulated gradient, which no checkpoint holds.
+        has_updated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        is_due = has_updated and trainer.global_step % self.every == 0
+        # An epoch's last batch is saved in on_train_epoch_end, behind the validation. NaN must not replace good
+        # weights.
+        if is_due and not ends_epoch(trainer) and pl_module.is_finite():
+            trainer.save_checkpoint(Path(self.dirpath, f"{self.filename}.ckpt"), weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Before the first validation there is no best; ModelCheckpoint would warn and save that epoch.
@@ -138,6 +123,16 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
             self.best_model_score = score = state_dict["best_model_score"]
             if score is not None:
                 self.kth_value, self.best_k_models = score, {self.best_model_path: score}
+
+
+def _validates_now(trainer: Trainer) -> bool:
+    """Return whether a validation follows the batch just trained; not known for an interval in minutes."""
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
+        return False
+    number = trainer.fit_loop.batch_idx if every else trainer.fit_loop.total_batch_idx
+    is_due = trainer.val_check_batch is not None and (number + 1) % trainer.val_check_batch == 0
+    return is_due or stops_early(trainer)
 
 
 class RandomState(EpochCallback):

@@ -1,6 +1,6 @@
 """An epoch's end, and its loss and accuracy."""
 
-import math
+from collections.abc import Iterable
 
 import torch
 from lightning.pytorch import Trainer
@@ -20,18 +20,23 @@ def stops_early(trainer: Trainer) -> bool:
     return trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 
+def all_finite(tensors: Iterable[Tensor], strategy: Strategy) -> bool:
+    """Return whether all values of `tensors` are finite on all devices; every device must ask."""
+    is_finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all().float()
+    return bool(strategy.reduce(is_finite, reduce_op="min"))
+
+
 class EpochMetrics:
     """Loss and accuracy of an epoch, summed on the device and read once, so that no step waits for it.
 
     Attributes:
-        sums: `(4,)` float32 on the device of the batches: loss, hits, images, batches before the first whose loss was
-            not finite.
+        sums: `(3,)` float32 on the device of the batches: loss, hits, images.
         is_empty: Whether no batch was added since the last reset.
     """
 
     def __init__(self) -> None:
         # Whatever type and device the network is made with: bfloat16 cannot count to 10,000.
-        self.sums = torch.zeros(4, dtype=torch.float32, device="cpu")
+        self.sums = torch.zeros(3, dtype=torch.float32, device="cpu")
         self.is_empty = True
 
     def reset(self) -> None:
@@ -40,8 +45,9 @@ class EpochMetrics:
         self.is_empty = True
 
     def restore(self, sums: Tensor) -> None:
-        """Go on from the sums `(4,)` of an epoch's first batches."""
-        self.sums.copy_(sums)
+        """Go on from the sums `(3,)` of an epoch's first batches."""
+        # Earlier versions kept a fourth.
+        self.sums.copy_(sums[:3])
         self.is_empty = False
 
     def update(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
@@ -53,19 +59,12 @@ class EpochMetrics:
         loss = loss.detach().float()
         hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
         size = torch.full_like(loss, len(targets))
-        # A sum that is not finite stays so: the last entry then no longer grows.
-        total = self.sums[0] + loss * size
-        self.sums += torch.stack((loss * size, hits.to(loss.dtype), size, total.isfinite().to(loss.dtype)))
+        self.sums += torch.stack((loss * size, hits.to(loss.dtype), size))
         self.is_empty = False
 
-    def first_bad_batch(self, strategy: Strategy) -> int | None:
-        """Return the number (from 0) of the first batch whose loss was not finite on any device, or None.
-
-        Every device must ask, and gets the same answer.
-        """
-        total, _, _, num_finite = self.sums
-        first = strategy.reduce(torch.where(total.isfinite(), math.inf, num_finite), reduce_op="min")
-        return None if first.isinf() else int(first)
+    def is_finite(self, strategy: Strategy) -> bool:
+        """Return whether the losses so far are finite on all devices; every device must ask."""
+        return all_finite([self.sums], strategy)
 
     def compute_and_reset(self, strategy: Strategy) -> dict[str, Tensor]:
         """Return the epoch's mean `loss` and `acc` in [0, 1] over all devices, and start the next epoch."""

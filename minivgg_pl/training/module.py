@@ -14,7 +14,7 @@ from minivgg_pl.evaluation.metrics import class_metrics
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.runs.checkpoint import EPOCH_SO_FAR
 from minivgg_pl.training.batch_norm import average_over_devices, first_images, measure_statistics
-from minivgg_pl.training.metrics import EpochMetrics, ends_epoch
+from minivgg_pl.training.metrics import EpochMetrics, all_finite, ends_epoch
 from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule
 from minivgg_pl.weights.init_from import load_initial_weights
 
@@ -140,14 +140,7 @@ class LitMiniVGG(LightningModule):
 
     def is_finite(self) -> bool:
         """Return whether every device's weights, and its losses of this epoch so far, are finite."""
-        values = [*self.state_dict().values(), self.train_metrics.sums]
-        is_finite = torch.tensor(float(all(value.isfinite().all() for value in values)), device=self.device)
-        return bool(self.trainer.strategy.reduce(is_finite, reduce_op="min"))
-
-    @property
-    def has_logged_epoch(self) -> bool:
-        """Whether the epoch's training metrics are logged: not yet where a validation ended it after a batch."""
-        return self.train_metrics.is_empty
+        return all_finite([*self.state_dict().values(), self.train_metrics.sums], self.trainer.strategy)
 
     def on_train_epoch_start(self) -> None:
         self.train_metrics.reset()
@@ -169,12 +162,7 @@ class LitMiniVGG(LightningModule):
             average_over_devices(self.net, self.trainer.strategy)
         is_cheap = self.device.type == "cpu" and self.trainer.world_size == 1
         if is_last or is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0:
-            first_bad = self.train_metrics.first_bad_batch(self.trainer.strategy)
-            if first_bad is not None:
-                progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
-                first_step = self.global_step - progress.current.completed
-                step = first_step + first_bad // self.trainer.accumulate_grad_batches + 1
-                raise NonFiniteLossError("training", self.current_epoch + 1, step)
+            self._check_finite("training", self.train_metrics)
         if is_last:
             # Not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
             self._log_epoch("train", self.train_metrics)
@@ -192,8 +180,8 @@ class LitMiniVGG(LightningModule):
     def on_validation_epoch_end(self) -> None:
         # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
         is_fitting = self.trainer.state.fn == TrainerFn.FITTING
-        if is_fitting and self.eval_metrics.first_bad_batch(self.trainer.strategy) is not None:
-            raise NonFiniteLossError("validation", self.current_epoch + 1, self.trainer.global_step)
+        if is_fitting:
+            self._check_finite("validation", self.eval_metrics)
         self._log_epoch("val", self.eval_metrics)
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -227,6 +215,10 @@ class LitMiniVGG(LightningModule):
         logits = self.net(images)
         self.eval_metrics.update(functional.cross_entropy(logits, targets), logits, targets)
         return logits, targets
+
+    def _check_finite(self, stage: str, metrics: EpochMetrics) -> None:
+        if not metrics.is_finite(self.trainer.strategy):
+            raise NonFiniteLossError(stage, self.current_epoch + 1, self.global_step)
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         values = metrics.compute_and_reset(self.trainer.strategy)

@@ -24,11 +24,13 @@ def check_hyperparameters(hparams: Any) -> None:
     Raises:
         ValueError: If one is out of range.
     """
+    is_sgd = hparams.optimizer == "sgd"
     checks = (
         ("optimizer", hparams.optimizer in ("sgd", "muon"), "choose sgd or muon"),
         ("schedule", hparams.schedule in ("decay", "triangular"), "choose decay or triangular"),
         *((name, 0 < hparams[name] < math.inf, "give a finite learning rate above 0") for name in ("lr", "adamw_lr")),
         *((name, 0 <= hparams[name] < 1, "give 0 to below 1") for name in ("momentum", "warmup", "label_smoothing")),
+        ("nesterov", hparams.momentum > 0 or not (is_sgd and hparams.nesterov), "give a momentum above 0, or false"),
         ("lr_decay", hparams.lr_decay >= 0, "give 0 or more"),
         ("dropout_samples", hparams.dropout_samples >= 1, "give 1 (one mask an image) or more, such as 8"),
         ("batch_norm_images", hparams.batch_norm_images >= 0, "give 0 (as Keras) or more, such as 5000"),
@@ -36,8 +38,6 @@ def check_hyperparameters(hparams: Any) -> None:
     for name, is_valid, advice in checks:
         if not is_valid:
             raise ValueError(f"{name} is {hparams[name]!r}: {advice}")
-    if hparams.optimizer == "sgd" and hparams.nesterov and hparams.momentum == 0:
-        raise ValueError("nesterov needs momentum above 0: give a momentum, or nesterov=false")
 
 
 def make_optimizer(net: MiniVGG, hparams: Any, clips_gradients: bool = False) -> torch.optim.Optimizer:

@@ -233,18 +233,16 @@ def test_a_signal_ends_with_the_way_to_go_on(number, code, word, synthetic_optio
 
 
 @pytest.mark.parametrize(("seconds", "drawn"), [(math.inf, [3]), (0, [1, 2, 3])])
-def test_the_curves_are_drawn_again_after_the_seconds_between_two_drawings(seconds, drawn, tmp_path, monkeypatch):
+def test_the_curves_are_drawn_again_after_the_seconds_between_two_drawings(
+    seconds, drawn, synthetic_root, tmp_path, monkeypatch
+):
     lengths = []
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_DRAWINGS", seconds)
     monkeypatch.setattr(callbacks, "draw_curves", lambda rows, *_, **__: lengths.append(len(rows)))
-    recorder = callbacks.RunRecorder(tmp_path, "title", config="")
-    recorder.folder = tmp_path
-    plot, trainer, module = callbacks.CurvePlot(recorder, "classic", None, "test"), Trainer(logger=False), LitMiniVGG()
-    plot.on_train_start(trainer, module)
-    for epoch in (1, 2, 3):
-        recorder.rows.append({"epoch": epoch})
-        plot.on_train_epoch_end(trainer, module)
-    plot.on_fit_end(trainer, module)
+    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE)
+    recorder = callbacks.RunRecorder(tmp_path, "title", config="", curves={})
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "callbacks": recorder}
+    Trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, **options).fit(LitMiniVGG(dense_units=4), data)
     assert lengths == drawn
 
 

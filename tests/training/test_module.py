@@ -168,7 +168,7 @@ def test_sums_are_float32_on_the_batches_device_however_the_module_was_made(tmp_
         ({"lr": 0.0}, "lr is 0.0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"momentum": 1.0}, "momentum is 1.0"),
-        ({"momentum": 0.0}, "nesterov needs momentum"),
+        ({"momentum": 0.0}, "nesterov is True: give a momentum above 0"),
         ({"lr_decay": -0.1}, "lr_decay is -0.1"),
         ({"variant": "huge"}, "unknown variant 'huge'"),
     ],
