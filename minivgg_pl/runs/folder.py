@@ -13,8 +13,8 @@ from minivgg_pl.files import PART_SUFFIX, try_lock, write_atomically
 
 VAL_COLUMNS = ("val_loss", "val_acc")
 LEARNING_COLUMNS = ("train_loss", "train_acc", *VAL_COLUMNS)
-METRIC_COLUMNS = ("epoch", "step", "lr", *LEARNING_COLUMNS, "seconds", "images_per_second")
 INTEGER_COLUMNS = ("epoch", "step")
+METRIC_COLUMNS = (*INTEGER_COLUMNS, "lr", *LEARNING_COLUMNS, "seconds", "images_per_second")
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 SUMMARY = "summary.json"
 METRICS = "metrics.csv"
@@ -41,7 +41,7 @@ def check_base(base: Path, option: str = DEFAULT_OPTION) -> None:
 
 
 def claim_run_folder(base: Path) -> Path:
-    """Create and return `base/<n>`, n one above the largest there is; two processes never get the same one.
+    """Create and return `base/<n>`, where n is the largest number there plus 1. Two processes get different folders.
 
     Raises:
         InputError: If the folder cannot be made.
@@ -77,7 +77,7 @@ def lock_run(folder: Path) -> int | None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the unfinished files that kills have left in a run folder."""
+    """Remove the unfinished files that killed processes left in a run folder."""
     for part in folder.rglob(f".*{PART_SUFFIX}"):
         with suppress(OSError):
             part.unlink()
@@ -85,11 +85,8 @@ def remove_parts(folder: Path) -> None:
 
 def write_metrics(path: Path, rows: list[Row]) -> None:
     """Write `metrics.csv`: a header and one row an epoch, in the order of METRIC_COLUMNS; a missing value is nan."""
-
-    def cell(column: str, value: float) -> str:
-        return str(int(value)) if column in INTEGER_COLUMNS else f"{value:.6g}"
-
-    lines = [",".join(cell(column, row.get(column, math.nan)) for column in METRIC_COLUMNS) for row in rows]
+    values = ([row.get(column, math.nan) for column in METRIC_COLUMNS] for row in rows)
+    lines = (",".join(str(v) if isinstance(v, int) else f"{v:.6g}" for v in line) for line in values)
     write_atomically(path, "\n".join([",".join(METRIC_COLUMNS), *lines]) + "\n")
 
 
@@ -102,13 +99,11 @@ def read_metrics(path: Path) -> list[Row]:
     kinds = {column: int if column in INTEGER_COLUMNS else float for column in METRIC_COLUMNS}
     try:
         with path.open(newline="") as file:
-            # Cells too many come in the epoch's place, where a list is refused.
-            reader = csv.DictReader(file, restkey="epoch")
-            return [{column: kind(row[column]) for column, kind in kinds.items()} for row in reader]
+            return [{column: kind(row[column]) for column, kind in kinds.items()} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} is damaged, or not a run's: repair it, or move it away to go on without") from error
+        raise InputError(f"{path} is damaged, or not of a run: repair it, or move it away to go on without") from error
 
 
 def history(run: str | Path) -> dict[str, list[float]]:
@@ -129,18 +124,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Return the content of the run's summary.json, or None if the run was not tested or the file is damaged."""
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the content of the run's summary.json; an empty dict if the run was not tested or the file is damaged."""
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return summary if isinstance(summary, dict) else None
+        return dict(json.loads((folder / SUMMARY).read_text()))
+    except (OSError, TypeError, ValueError):
+        return {}
 
 
 def tested_epochs(folder: Path) -> int | None:
     """Return the number of epochs after which the run was tested, or None if it was not."""
-    return (read_summary(folder) or {}).get("epochs")
+    return read_summary(folder).get("epochs")
 
 
 def newest_config(folder: Path) -> Path | None:

@@ -100,7 +100,7 @@ def result_of_run(folder: Path) -> Result:
         InputError: If the run is not finished, or has no recipe that it can be named after.
     """
     summary = runs.read_summary(folder)
-    if summary is None or summary.get("test_acc") is None:
+    if summary.get("test_acc") is None:
         raise InputError(f"{folder}: no finished run; give folders with a {runs.SUMMARY} of a tested network")
     if summary.get("recipe") not in RECIPES or summary.get("init_from"):
         raise InputError(f"{folder}: its options are no recipe's, or it started from trained weights; give another run")

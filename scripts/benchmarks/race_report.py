@@ -123,7 +123,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: If it is none, or was never validated.
     """
-    rows, summary = runs.read_metrics(folder / runs.METRICS), runs.read_summary(folder) or {}
+    rows, summary = runs.read_metrics(folder / runs.METRICS), runs.read_summary(folder)
     seconds = itertools.accumulate(row["seconds"] for row in rows)
     validated = [(s, row["val_acc"]) for s, row in zip(seconds, rows, strict=True) if not math.isnan(row["val_acc"])]
     try:

@@ -12,7 +12,7 @@ import textwrap
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.profilers import Profiler
 from PIL import Image
 
@@ -168,7 +168,8 @@ def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_p
     with (run / "metrics.csv").open("a") as file:
         file.write("3,12,0.01,1,1,1,1,1,1\n")
 
-    run_train("--resume", run, cwd=tmp_path, env=path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train_here("--resume", run) == 0
     assert without_times(metrics(run)) == without_times(metrics(uninterrupted))
     assert_same_tensors(checkpoint(run)["state_dict"], checkpoint(uninterrupted)["state_dict"])
     momentum, expected = (
@@ -179,7 +180,6 @@ def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_p
     assert sorted(p.name for p in run.parent.iterdir()) == ["1"]
     assert (run / "config.resume-1.yaml").exists()
 
-    monkeypatch.syspath_prepend(str(tmp_path))
     assert train_here("--resume", run) == 0
     printed = capfd.readouterr().out
     assert "already has its 4 epochs" in printed
@@ -206,28 +206,37 @@ def test_a_moved_run_goes_on_keeps_its_best_checkpoint_and_is_tested_again(finis
     assert json.loads((run / "summary.json").read_text())["epochs"] == 5
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_a_signal_ends_with_the_way_to_go_on(number, code, word, synthetic_options, tmp_path):
+class Interrupt(Callback):
+    """Sends this process what Ctrl-C sends, in the second epoch."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_ends_with_the_way_to_go_on(synthetic_options, train_here, tmp_path, capfd):
+    assert train_here(*synthetic_options, "--epochs=3", f"--trainer.callbacks={__name__}.Interrupt") == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "error: interrupted. To go on: --resume runs/classic-synthetic/1"
+    assert (tmp_path / "runs" / "classic-synthetic" / "1" / "curves.png").exists()
+
+
+def test_sigterm_ends_with_the_way_to_go_on(synthetic_options, tmp_path):
     process = subprocess.Popen(
         [sys.executable, TRAIN, *synthetic_options, "--epochs=500"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # What a shell starts in the background ignores SIGINT, and so do its children: not what a user's terminal does.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while not process.stdout.readline().startswith("epoch 2/"):
             assert process.poll() is None
-        process.send_signal(number)
+        process.terminate()
         _, error = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == code
-    assert error.splitlines()[-1] == f"error: {word}. To go on: --resume runs/classic-synthetic/1"
+    assert process.returncode == 143
+    assert error.splitlines()[-1] == "error: terminated. To go on: --resume runs/classic-synthetic/1"
     assert "Traceback" not in error
     assert (tmp_path / "runs" / "classic-synthetic" / "1" / "curves.png").exists()
 

@@ -42,8 +42,8 @@ def fit(synthetic_root, tmp_path):
         data = CIFAR10DataModule(
             str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE, batch_size=50, flip="random"
         )
-        module = LitMiniVGG(**options)
-        trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)
+        module = LitMiniVGG(dense_units=8, **options)
+        trainer(tmp_path, max_epochs=2, limit_train_batches=3, limit_val_batches=0).fit(module, datamodule=data)
         return module, data
 
     return fit

@@ -16,7 +16,7 @@ import torch
 from minivgg_pl.data.loader import ImageDataset, ImageLoader, batch_sizes
 from minivgg_pl.errors import InputError
 from tests.cli.test_train import metrics
-from tests.conftest import TRAIN, run_train
+from tests.conftest import SYNTHETIC_SIZE, TRAIN, run_train
 
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
 
@@ -108,13 +108,11 @@ def counter(tmp_path):
     return {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
 
 
-def train_split(size, folder, env):
-    """Train two epochs of `size` images, batches of 47 split over two processes; return run folder and process."""
+def train_split(synthetic_options, folder, env):
+    """Train two epochs, batches of 47 split over two processes; return run folder and process."""
     process = run_train(
+        *synthetic_options[1:],
         *TWO,
-        "--data.dataset=synthetic",
-        f"--data.root={folder}",
-        f"--data.synthetic_size={size}",
         "--epochs=2",
         "--data.batch_size=47",
         "--data.split_batches=true",
@@ -126,9 +124,9 @@ def train_split(size, folder, env):
     return folder / "runs" / "classic-synthetic" / "1", process
 
 
-def test_processes_share_the_images_one_folder_and_one_line(tmp_path, counter):
-    size = 150
-    run, process = train_split(size, tmp_path, counter)
+def test_processes_share_the_images_one_folder_and_one_line(synthetic_options, tmp_path, counter):
+    size = SYNTHETIC_SIZE
+    run, process = train_split(synthetic_options, tmp_path, counter)
     seen = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2)]
     images = {stage: sorted(tuple(pair) for one in seen for pair in one[stage]) for stage in ("train", "val", "test")}
     # Which image it was is told by the sum of its bytes.
@@ -138,7 +136,7 @@ def test_processes_share_the_images_one_folder_and_one_line(tmp_path, counter):
     first, second = ([image for epoch, image in images["train"] if epoch == number] for number in (0, 1))
     assert first == second
     assert [p.name for p in run.parent.iterdir()] == ["1"]
-    assert [row["step"] for row in metrics(run)] == ["4", "8"]
+    assert [row["step"] for row in metrics(run)] == ["5", "10"]
     assert process.stdout.count("run folder") == process.stdout.count("epoch 2/2") == 1
     assert "2 devices: 47 images a batch" in process.stderr + process.stdout
     summary = json.loads((run / "summary.json").read_text())
@@ -147,8 +145,8 @@ def test_processes_share_the_images_one_folder_and_one_line(tmp_path, counter):
 
 
 @pytest.mark.slow
-def test_every_process_draws_again_what_it_drew_from_the_middle_of_an_epoch_on(tmp_path, counter):
-    run, _ = train_split(200, tmp_path, counter)
+def test_every_process_draws_again_what_it_drew_from_the_middle_of_an_epoch_on(synthetic_options, tmp_path, counter):
+    run, _ = train_split(synthetic_options, tmp_path, counter)
     summary, rows = json.loads((run / "summary.json").read_text()), metrics(run)
     (run / "summary.json").unlink()
     shutil.copy(tmp_path / "inside.ckpt", run / "checkpoints" / "last.ckpt")
