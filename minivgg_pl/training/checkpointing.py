@@ -26,8 +26,8 @@ from minivgg_pl.training.optim import make_optimizer
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, so that a kill leaves the old one or the new one.
 
-    Lightning's own writes into the folder for temporary files. If that is on another disk, the last step is a copy,
-    which a kill leaves unfinished.
+    Lightning's own writes into the folder for temporary files. On another disk its last step is a copy, which a kill
+    leaves unfinished.
 
     Args:
         contents: Checkpoints that were read already, by their path. Each is handed out once and not read again.

@@ -62,10 +62,6 @@ class EpochMetrics:
         self.sums += torch.stack((loss * size, hits.to(loss.dtype), size))
         self.is_empty = False
 
-    def is_finite(self, strategy: Strategy) -> bool:
-        """Return whether the losses so far are finite on all devices; every device must ask."""
-        return all_finite([self.sums], strategy)
-
     def compute_and_reset(self, strategy: Strategy) -> dict[str, Tensor]:
         """Return the epoch's mean `loss` and `acc` in [0, 1] over all devices, and start the next epoch."""
         # A reduction may write into what it is given.

@@ -50,14 +50,13 @@ class LitMiniVGG(LightningModule):
         warmup: With `triangular`: share of all updates before the peak, in [0, 1).
         label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
             test losses are never smoothed.
-        dropout_samples: How many dropout masks each image's features pass in a training step, from the last block's
-            dropout on; the loss is the mean over them (see `MiniVGG.forward`). Default: 1, the usual.
+        dropout_samples: Number of dropout masks for each image in a training step, from the last block's dropout on;
+            the loss is the mean over them (see `MiniVGG.forward`). Default: 1.
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
-        batch_norm_images: How many of an epoch's first images to keep (12 kB each at 32x32 pixels) and to measure batch
-            norm's statistics on, with dropout off, after its last update; default: 0, which keeps the running averages
-            taken with dropout on, as Keras.
+        batch_norm_images: Number of an epoch's first images on which batch norm's statistics are measured, with dropout
+            off, after the epoch's last update; default: 0, which keeps the running averages, as Keras.
         image_size: Height and width of the images in pixels, a multiple of 4.
         in_channels: Channels of the images: 3 for colour, 1 for grey.
         init_from: Trained weights to start from in place of `init`: `classic`, `wide`, a run folder, a `.ckpt` or
@@ -125,9 +124,6 @@ class LitMiniVGG(LightningModule):
         if sums is not None and self.global_rank < len(sums):
             self.train_metrics.restore(sums[self.global_rank])
 
-    def on_fit_start(self) -> None:
-        self.load_initial_weights()
-
     def load_initial_weights(self) -> None:
         """Load the weights that `init_from` names, if any, unless they or a checkpoint's are loaded already.
 
@@ -137,6 +133,8 @@ class LitMiniVGG(LightningModule):
         if self.hparams.init_from and not self._has_initial_weights:
             load_initial_weights(self.net, self.hparams.init_from)
         self._has_initial_weights = True
+
+    on_fit_start = load_initial_weights
 
     def is_finite(self) -> bool:
         """Return whether every device's weights, and its losses of this epoch so far, are finite."""
@@ -217,7 +215,7 @@ class LitMiniVGG(LightningModule):
         return logits, targets
 
     def _check_finite(self, stage: str, metrics: EpochMetrics) -> None:
-        if not metrics.is_finite(self.trainer.strategy):
+        if not all_finite([metrics.sums], self.trainer.strategy):
             raise NonFiniteLossError(stage, self.current_epoch + 1, self.global_step)
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:

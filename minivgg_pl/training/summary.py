@@ -23,6 +23,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
     """
     rows, data = recorder.rows, trainer.datamodule
     last = rows[-1] if rows else {}
+    # Keras counts batch norm's statistics as parameters.
     moving = sum(buffer.numel() for name, buffer in module.net.named_buffers() if "running" in name)
     trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
     return {
@@ -53,7 +54,7 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Return the table that a run prints at its end."""
+    """Return the table that a run prints at its end, from what `summarize` returned and the `recipe`."""
 
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.4f}"
