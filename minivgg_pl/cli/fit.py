@@ -52,8 +52,8 @@ def _train(argv: list[str], resume_path: str | None) -> int:
     try:
         cli = MiniVGGCLI([*(resume.arguments() if resume else []), *argv], resume)
     except (ValueError, OSError, yaml.YAMLError) as error:
-        # YAML: some callbacks have defaults that config.yaml cannot keep.
-        raise InputError(str(error)) from error
+        kept = "config.yaml cannot keep the default of an option, type it too: " * isinstance(error, yaml.YAMLError)
+        raise InputError(f"{kept}{error}") from error
     if resume and resume.is_finished(cli.trainer.max_epochs):
         print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
         return 0
