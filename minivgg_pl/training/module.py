@@ -112,7 +112,7 @@ class LitMiniVGG(LightningModule):
         return self.net(images)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Inside an epoch: its sums so far, `(devices, 4)`.
+        # Inside an epoch: its sums so far, `(devices, 3)`.
         sums = self.train_metrics.sums
         sums = None if self.train_metrics.is_empty else self.all_gather(sums).reshape(-1, len(sums))
         checkpoint[EPOCH_SO_FAR] = {"sums": sums}
