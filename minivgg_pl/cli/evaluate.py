@@ -1,5 +1,6 @@
 """`scripts/evaluate.py`: accuracy, tables and charts of a trained network on a test set."""
 
+import shutil
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -99,9 +100,13 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
         summary["with_mirror_images"] = evaluate_probabilities(mirrored, images.labels)
     folder = args.output or runs.claim_run_folder(Path("runs", f"evaluate-{variant}{data.run_suffix}"))
     make_folder(folder)
-    write_report(folder, f"{trained.source} on {data.title}", trained.class_names, images, probabilities)
-    # Last: a folder with a summary holds all the rest.
-    runs.write_json(folder / runs.SUMMARY, summary)
+    try:
+        write_report(folder, f"{trained.source} on {data.title}", trained.class_names, images, probabilities)
+        runs.write_json(folder / runs.SUMMARY, summary)
+    except BaseException:
+        # All of the folder or nothing.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     print(_table(summary, folder))
     return 0
 

@@ -110,7 +110,9 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         advice = f"The last good weights: {kept}" if kept.exists() else "No epoch was finished"
         return _stop(cli, str(error), EXIT_FAILED, advice)
     except RuntimeError as error:
-        if cli.trainer.world_size == 1 or not _is_lost_connection(error):
+        # Gloo has no exception of its own, but its messages name its source files.
+        is_lost_connection = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+        if cli.trainer.world_size == 1 or not is_lost_connection:
             raise
         return _stop(cli, "another process of the run is gone", EXIT_FAILED)
     except SIGTERMException:
@@ -136,11 +138,6 @@ def _finish(cli: MiniVGGCLI, results: dict[str, float], environment: dict[str, A
     print(summary_table(summary))
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
-    # Gloo has no exception of its own, but its messages name its source files.
-    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
-
-
 def _stop(cli: MiniVGGCLI, reason: str, code: int, advice: str | None = None) -> int:
     """Report in one process what ended all of them, with advice (default: how to go on); return the exit code."""
     # A second signal changes nothing.
@@ -153,7 +150,7 @@ def _stop(cli: MiniVGGCLI, reason: str, code: int, advice: str | None = None) ->
 
 
 def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
-    if recorder.folder is None or not runs.newest_config(recorder.folder):
+    if recorder.folder is None:
         return "Nothing was trained yet"
     if len(recorder.rows) > 1 and not (recorder.folder / runs.LAST_CHECKPOINT).exists():
         return "It kept no checkpoints to go on from"

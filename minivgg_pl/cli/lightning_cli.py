@@ -84,7 +84,7 @@ class MiniVGGCLI(LightningCLI):
         """Check the options, fill in what the data and the variant decide, and choose the callbacks."""
         config = self.config
         defaults = self.default_options()
-        checks.check_options(config, defaults)
+        checks.check_options(config, self._dotted(config), defaults)
         # For its classes and shape; LightningCLI builds another one later.
         data = build_data(config.data)
         checks.fit_model_to_data(config.model, data, defaults)
@@ -95,10 +95,8 @@ class MiniVGGCLI(LightningCLI):
         if config.native_bf16 and config.trainer.precision is None:
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"
-        # Here, so that what config.yaml cannot keep is refused before a run folder is made.
-        options = self._dotted(config)
         if self.resume:
-            self.resume.check_unchanged(options, defaults)
+            self.resume.check_unchanged(self._dotted(config), defaults)
             data.check_state(self.resume.data_state)
         root = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
         base = root / f"{config.model.variant}{data.run_suffix}"

@@ -37,7 +37,6 @@ examples:
 exit code: 0 every image answered, 1 some skipped, 2 bad input or none answered
 """
 
-
 # An image file and its likeliest classes in falling order, each with its probability in [0, 1].
 Prediction = tuple[Path, list[tuple[str, float]]]
 

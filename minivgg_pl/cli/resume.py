@@ -62,7 +62,7 @@ class ResumePoint:
     def is_finished(self, max_epochs: int | None) -> bool:
         """Return whether the run has its epochs, and its test too."""
         has_epochs = max_epochs is not None and 0 <= max_epochs <= self.epoch
-        return has_epochs and (self.folder is None or runs.tested_epochs(self.folder) == self.epoch)
+        return has_epochs and (self.folder is None or runs.read_summary(self.folder).get("epochs") == self.epoch)
 
     def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.

@@ -27,16 +27,20 @@ BELONGS_TO = (
 OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "schedule", "lr_decay", "warmup")
 
 
-def check_options(config: Any, defaults: Mapping[str, Any]) -> None:
+def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Check what the parser lets through and Lightning would trip over in the middle of a run.
 
     Args:
         config: The parsed options.
+        options: The same by their dotted names.
         defaults: The dotted options with nothing typed.
 
     Raises:
         InputError: With the first problem.
     """
+    for name, default in defaults.items():
+        if name.startswith(("model.", "data.")) and default is not None and options.get(name) is None:
+            raise InputError(f"--{name} null: give a value, or leave it out for {default}")
     trainer, model = config.trainer, config.model
     if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
         raise InputError(f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)")
@@ -49,7 +53,6 @@ def check_options(config: Any, defaults: Mapping[str, Any]) -> None:
             if trainer[name] == value:
                 raise InputError(f"--trainer.{name} {value}: the triangular schedule needs a number of updates")
     if config.checkpoint_every_n_steps and trainer.overfit_batches:
-        # Lightning's own loader then makes the batches.
         raise InputError("--checkpoint_every_n_steps and --trainer.overfit_batches: leave one of them out")
     if trainer.accelerator in ("gpu", "cuda"):
         wanted = int(trainer.devices) if str(trainer.devices).isdecimal() else 1

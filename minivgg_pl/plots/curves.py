@@ -1,4 +1,4 @@
-"""Learning curves, and accuracy against training time."""
+"""Learning curves."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LinearLocator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LinearLocator, MaxNLocator
 
 from minivgg_pl.plots.figure import new_axes, save_figure, show_percent
 
 Rows = Sequence[Mapping[str, float]]
-# Name, seconds since the start, accuracy in [0, 1] at each.
-TimedCurve = tuple[str, Sequence[float], Sequence[float]]
 
 # Vermillion and blue of Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with any colour vision.
 LOSS_COLOUR, ACCURACY_COLOUR = "#D55E00", "#0072B2"
-# The rest of that palette's dark colours, for lines that stand for whole trainings.
-CONTENDER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_WIDTH = 1.8
 # Beyond this number of epochs, markers shrink to the width of the line.
 MAX_MARKED_EPOCHS = 30
@@ -86,32 +82,3 @@ def _set_axes(loss_axes: Axes, accuracy_axes: Axes, rows: Rows) -> None:
         axes.set_ylabel(name, color=colour)
         axes.yaxis.set_major_locator(LinearLocator(NUM_TICKS))
     loss_axes.grid(color="0.9", linewidth=0.8)
-
-
-def draw_accuracy_against_time(
-    curves: Sequence[TimedCurve], path: str | Path, title: str, target: tuple[str, float] | None = None
-) -> Figure:
-    """Draw accuracy against wall time, one line for each training, write it to `path` and return the figure.
-
-    Args:
-        curves: At least one, in the legend's order: name, seconds since the start, all above 0 (the axis is
-            logarithmic, in minutes), and the accuracy in [0, 1] at each.
-        path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
-        title: Line above the chart.
-        target: Name and value of an accuracy to mark with a horizontal line.
-    """
-    figure, axes = new_axes(7.5, 4.8, title)
-    for number, (name, seconds, accuracies) in enumerate(curves):
-        style = {"color": CONTENDER_COLOURS[number % len(CONTENDER_COLOURS)], "marker": "o", "markersize": 4}
-        label = f"{name}: {accuracies[-1]:.1%} after {seconds[-1] / 60:.1f} min"
-        axes.plot([s / 60 for s in seconds], accuracies, **style, linewidth=LINE_WIDTH, label=label)
-    if target is not None:
-        # Named in the legend: lines may run through any place in the chart.
-        axes.axhline(target[1], color="0.5", linewidth=1.2, linestyle="--", label=f"{target[0]}: {target[1]:.2%}")
-    axes.set_xscale("log")
-    axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
-    axes.set(xlabel="minutes (logarithmic), validation included", ylabel="accuracy on the test set")
-    show_percent(axes.yaxis)
-    axes.grid(color="0.9", linewidth=0.8)
-    figure.legend(loc="outside lower center", frameon=False)
-    return save_figure(figure, path)

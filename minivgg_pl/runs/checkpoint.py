@@ -11,7 +11,7 @@ import torch
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
 
-# Beside Lightning's own keys. `LitMiniVGG` keeps the metrics of an unfinished epoch and that epoch's first step.
+# Beside Lightning's own keys. `LitMiniVGG` keeps the sums of an unfinished epoch.
 EPOCH_SO_FAR = "epoch_so_far"
 # In the state of the data module, which data/base.py writes.
 SHUFFLE_SEED = "shuffle_seed"

@@ -132,11 +132,6 @@ def read_summary(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def tested_epochs(folder: Path) -> int | None:
-    """Return the number of epochs after which the run was tested, or None if it was not."""
-    return read_summary(folder).get("epochs")
-
-
 def newest_config(folder: Path) -> Path | None:
     """Return `config.resume-<k>.yaml` with the largest k, else `config.yaml`, else None."""
     original = folder / "config.yaml"

@@ -25,11 +25,7 @@ def computes_bf16(device_type: str) -> bool:
 
 
 def choose_precision(accelerator: str) -> str:
-    """Return Lightning's `precision` for a run that wants bfloat16 where it is native.
-
-    Args:
-        accelerator: Lightning's name, such as `cpu`, `gpu`, `cuda` or `auto`.
-    """
+    """Return Lightning's `precision` for a run on `accelerator` (Lightning's name) with bfloat16 where it is native."""
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     return "bf16-mixed" if computes_bf16("cuda" if on_gpu else "cpu") else "32-true"
 

@@ -55,10 +55,6 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
 
 def summary_table(summary: dict[str, Any]) -> str:
     """Return the table that a run prints at its end, from what `summarize` returned and the `recipe`."""
-
-    def cell(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}"
-
     start, synthetic = summary["init_from"], summary["dataset"] == "synthetic"
     lines = [
         "",
@@ -74,7 +70,9 @@ def summary_table(summary: dict[str, Any]) -> str:
         "test": f"{summary['test_images']:,} images, last epoch's weights",
     }
     for stage, note in notes.items():
-        lines.append(f"{stage:<12} {cell(summary[f'{stage}_loss'])}  {cell(summary[f'{stage}_acc'])}  ({note})")
+        values = [summary[f"{stage}_{name}"] for name in ("loss", "acc")]
+        cells = "  ".join("-" if value is None else f"{value:.4f}" for value in values)
+        lines.append(f"{stage:<12} {cells}  ({note})")
     lines += [
         f"images/s     {summary['images_per_second'] or 0:.0f}",
         f"minutes      {summary['minutes']:.1f}",

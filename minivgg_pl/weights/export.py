@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,30 +18,7 @@ from minivgg_pl.weights.load import TrainedNetwork
 CHECKED_BATCH_SIZES = (1, 5)
 MAX_DIFFERENCE = 1e-4
 
-CARD = """\
-# Mini VGG, {variant}
-
-An image classifier: two blocks of 3x3 convolutions, {num_parameters:,} trainable parameters.
-Made with minivgg_pl {version}.
-
-| | |
-|---|---|
-{table}
-
-## Limits
-
-It names one of its classes for any image, also for one that shows none of them. Images are cut to their
-central square and averaged down to {height} x {width} pixels: small things in large images are lost.
-
-## Use
-
-```python
-from minivgg_pl import MiniVGG
-
-net = MiniVGG.from_pretrained("{source}")
-probabilities = net(images).softmax(dim=1)
-```
-"""
+CARD = Path(__file__).with_name("model_card.md")
 
 
 class WithProbabilities(nn.Module):
@@ -140,7 +118,7 @@ def model_card(trained: TrainedNetwork) -> str:
         images = f" of {metadata['test_images']:,} images" if metadata.get("test_images") else ""
         accuracy = f"{metadata['test_accuracy']:.2%}{images}, one run, last epoch"
         rows[f"accuracy on {metadata.get('tested_on', 'the test set')}"] = accuracy
-    return CARD.format(
+    return CARD.read_text().format(
         variant=options["variant"],
         num_parameters=sum(p.numel() for p in trained.net.parameters()),
         version=__version__,

@@ -19,7 +19,7 @@ from common import new_parser, whole_number
 from minivgg_pl.cli.command import guarded
 from minivgg_pl.runs.environment import device_name
 from minivgg_pl.weights.export import onnx_bytes
-from minivgg_pl.weights.load import TrainedNetwork, load_trained
+from minivgg_pl.weights.load import load_trained
 
 # Calls a round for each batch size: some tenths of a second.
 CALLS = {1: 200, 256: 4}
@@ -36,12 +36,14 @@ def main() -> int:
     return guarded(lambda: compare(args))
 
 
+@torch.inference_mode()
 def compare(args: argparse.Namespace) -> int:
     """Print milliseconds a batch and images a second of both sides, for each batch size."""
     if args.threads:
         torch.set_num_threads(args.threads)
     trained = load_trained(args.weights)
     content = onnx_bytes(trained)
+    with_probabilities = torch.nn.Sequential(trained.net, torch.nn.Softmax(dim=1))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -55,7 +57,7 @@ def compare(args: argparse.Namespace) -> int:
         # The memory order of predict.py's images.
         images = images.contiguous(memory_format=torch.channels_last)
         seconds = [
-            (time_calls(calls, answer, trained, images), time_calls(calls, session.run, ["probabilities"], inputs))
+            (time_calls(calls, with_probabilities, images), time_calls(calls, session.run, ["probabilities"], inputs))
             for _ in range(args.rounds)
         ]
         eager, exported = (statistics.median(times) for times in zip(*seconds, strict=True))
@@ -65,12 +67,6 @@ def compare(args: argparse.Namespace) -> int:
             f"{ratio:>13.2f}"
         )
     return 0
-
-
-@torch.inference_mode()
-def answer(trained: TrainedNetwork, images: torch.Tensor) -> torch.Tensor:
-    """Return torch's class probabilities."""
-    return trained.net(images).softmax(dim=1)
 
 
 def time_calls(calls: int, function: Callable[..., object], *inputs: object) -> float:

@@ -1,6 +1,6 @@
 """Race mini VGG trainings on this machine: ours, a bare PyTorch loop, the usual tutorial, and Keras 3.
 
-    python scripts/benchmarks/race.py                                    # speed, on drawn images
+    python scripts/benchmarks/race.py                                    # speed, on synthetic images
     python scripts/benchmarks/race.py --dataset cifar10 --root data --images 50000 --epochs 10 --rounds 1
     python scripts/benchmarks/race.py --contenders modern --profile      # and the operations of an update
     python scripts/benchmarks/race.py --contenders bare article --tiny   # what Lightning and the run folder cost

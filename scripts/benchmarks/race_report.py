@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import Race
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder, write_atomically
-from minivgg_pl.plots.curves import draw_accuracy_against_time
+from minivgg_pl.plots.figure import new_axes, save_figure, show_percent
 from minivgg_pl.runs import folder as runs
 
 CSV_NAME = "benchmark.csv"
 # The article's best validation accuracy: `wide`, 20 epochs.
 TARGET = 0.8199
+# The dark colours of Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 WHO = ("contender", "variant", "dataset", "device")
 COLUMNS = (*WHO, "round", "epoch", "train_seconds", "seconds", "val_acc")
-DATA = {"cifar10": "CIFAR-10", "synthetic": "drawn images, not CIFAR-10"}
+DATA = {"cifar10": "CIFAR-10", "synthetic": "synthetic images, not CIFAR-10"}
 
 
 class Run(NamedTuple):
@@ -156,8 +160,8 @@ def read_races(path: Path) -> list[Run]:
     ]
 
 
-def draw_runs(compared: list[Run], output: Path) -> None:
-    """Draw `benchmark.png`. The title names the data and the device; where devices differ, the legend names them.
+def draw_runs(compared: list[Run], output: Path) -> Figure:
+    """Draw accuracy against wall time into `benchmark.png`, one line a training, and return the figure.
 
     Raises:
         InputError: If the runs are on several data sets.
@@ -165,9 +169,19 @@ def draw_runs(compared: list[Run], output: Path) -> None:
     datasets, devices = ({getattr(run, name) for run in compared} for name in ("dataset", "device"))
     if len(datasets) > 1:
         raise InputError(f"--runs: one chart cannot show {' and '.join(sorted(datasets))}; give runs on one data set")
-    (dataset,) = datasets
+    dataset = compared[0].dataset
     one_device = f", {compared[0].device}" if len(devices) == 1 else ""
-    title = f"mini VGG on {DATA.get(dataset, dataset)}{one_device}"
-    curves = [(run.name if one_device else f"{run.name}, {run.device}", run.seconds, run.val_acc) for run in compared]
-    target = ("the article's best", TARGET) if dataset == "cifar10" else None
-    draw_accuracy_against_time(curves, output / "benchmark.png", title, target=target)
+    figure, axes = new_axes(7.5, 4.8, f"mini VGG on {DATA.get(dataset, dataset)}{one_device}")
+    for run, colour in zip(compared, itertools.cycle(COLOURS), strict=False):
+        name = run.name if one_device else f"{run.name}, {run.device}"
+        label = f"{name}: {run.val_acc[-1]:.1%} after {run.seconds[-1] / 60:.1f} min"
+        minutes = [seconds / 60 for seconds in run.seconds]
+        axes.plot(minutes, run.val_acc, "o-", color=colour, markersize=4, linewidth=1.8, label=label)
+    if dataset == "cifar10":
+        axes.axhline(TARGET, color="0.5", linewidth=1.2, linestyle="--", label=f"the article's best: {TARGET:.2%}")
+    axes.set(xscale="log", xlabel="minutes (logarithmic), validation included", ylabel="accuracy on the test set")
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
+    show_percent(axes.yaxis)
+    axes.grid(color="0.9", linewidth=0.8)
+    figure.legend(loc="outside lower center", frameon=False)
+    return save_figure(figure, output / "benchmark.png")

@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> int:
         except subprocess.CalledProcessError as error:
             reason = [f"exit code {error.returncode}", *error.stderr.strip().splitlines()][-1]
             return fail(f"a run failed: {reason.removeprefix('error: ')}", EXIT_FAILED)
-    print(f"{args.variant}, {args.images:,} drawn images, rounds: {args.rounds}; {os.cpu_count()} cores")
+    print(f"{args.variant}, {args.images:,} synthetic images, rounds: {args.rounds}; {os.cpu_count()} cores")
     print("processes  batch        images/s  (lowest-highest)  speed-up  efficiency")
     for column, (number, split) in enumerate(sides):
         speeds = [speeds[column] for speeds in rounds]

@@ -108,7 +108,7 @@ def test_the_table_has_medians_and_ratios_within_a_round(race_args, capsys):
     }
     print_table(race_args, races)
     printed = capsys.readouterr().out
-    assert "200 images of drawn images, not CIFAR-10" in printed
+    assert "200 images of synthetic images, not CIFAR-10" in printed
     rows = [line.split() for line in printed.splitlines()[-2:]]
     assert rows == [
         ["article", "75", "(50-100)", "1.00", "3.00", "-", "0.6000"],
@@ -175,20 +175,27 @@ def test_finished_runs_and_earlier_races_are_compared(finished_run, tmp_path, sc
     assert [row.split()[4:7] for row in rows] == [["2.0", "2.0", "0.8250"], ["1.5", "-", "0.5500"]]
 
 
-def test_the_chart_names_the_device_or_each_of_several(tmp_path, monkeypatch):
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_chart_names_the_device_or_each_of_several(tmp_path):
     import race_report
 
-    drawn = []
-    monkeypatch.setattr(race_report, "draw_accuracy_against_time", lambda *words, **_: drawn.append(words))
     (tmp_path / "races.csv").write_text(RACES)
-    race_report.compare_runs([tmp_path / "races.csv"], tmp_path)
+    one = race_report.draw_runs(race_report.read_races(tmp_path / "races.csv"), tmp_path)
+    assert one.get_suptitle() == "mini VGG on CIFAR-10, CPU, 1 thread"
+    assert legend(one) == [
+        "keras wide, 2 epochs: 82.5% after 2.0 min",
+        "tutorial wide, 1 epochs: 55.0% after 1.5 min",
+        "the article's best: 81.99%",
+    ]
+    assert one.axes[0].lines[0].get_xdata()[-1] == 2
+    assert Image.open(tmp_path / "benchmark.png").size[0] == 1800
     (tmp_path / "races.csv").write_text(RACES.replace('"CPU, 1 thread"', '"CPU, 2 threads"', 2))
-    race_report.compare_runs([tmp_path / "races.csv"], tmp_path)
-    (one, _, one_title), (two, _, two_title) = drawn
-    assert one_title == "mini VGG on CIFAR-10, CPU, 1 thread"
-    assert two_title == "mini VGG on CIFAR-10"
-    assert [name for name, _, _ in one] == ["keras wide, 2 epochs", "tutorial wide, 1 epochs"]
-    assert [name for name, _, _ in two] == [
+    two = race_report.draw_runs(race_report.read_races(tmp_path / "races.csv"), tmp_path)
+    assert two.get_suptitle() == "mini VGG on CIFAR-10"
+    assert [text.partition(":")[0] for text in legend(two)[:2]] == [
         "keras wide, 2 epochs, CPU, 2 threads",
         "tutorial wide, 1 epochs, CPU, 1 thread",
     ]

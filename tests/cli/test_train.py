@@ -215,7 +215,12 @@ class Interrupt(Callback):
 
 
 def test_ctrl_c_ends_with_the_way_to_go_on(synthetic_options, train_here, tmp_path, capfd):
-    assert train_here(*synthetic_options, "--epochs=3", f"--trainer.callbacks={__name__}.Interrupt") == 130
+    # A shell's background job has it ignored.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert train_here(*synthetic_options, "--epochs=3", f"--trainer.callbacks={__name__}.Interrupt") == 130
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert capfd.readouterr().err.splitlines()[-1] == "error: interrupted. To go on: --resume runs/classic-synthetic/1"
     assert (tmp_path / "runs" / "classic-synthetic" / "1" / "curves.png").exists()
 

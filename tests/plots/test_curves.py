@@ -11,7 +11,7 @@ from PIL import Image
 from minivgg_pl.errors import InputError
 from minivgg_pl.plots import curves
 from minivgg_pl.plots.article import article_rows
-from minivgg_pl.plots.curves import draw_accuracy_against_time, draw_curves
+from minivgg_pl.plots.curves import draw_curves
 
 NAN = math.nan
 
@@ -103,24 +103,6 @@ def test_a_failed_write_keeps_the_old_image_and_leaves_nothing_behind(tmp_path, 
 def test_the_suffix_names_the_format(tmp_path):
     draw_curves(make_rows(1), tmp_path / "curves.svg", "a title")
     assert (tmp_path / "curves.svg").read_text(encoding="utf-8").startswith("<?xml")
-
-
-RACE = [("article", [60, 120.0], [0.5, 0.8]), ("modern", [90.0, 180.0], [0.7, 0.875])]
-
-
-def test_a_race_is_drawn_in_minutes_with_each_ones_end_and_the_target_in_the_legend(tmp_path):
-    figure = draw_accuracy_against_time(RACE, tmp_path / "race.png", "a title", ("the article's best", 0.8199))
-    axes = figure.axes[0]
-    assert legend_texts(figure) == [
-        "article: 80.0% after 2.0 min",
-        "modern: 87.5% after 3.0 min",
-        "the article's best: 81.99%",
-    ]
-    assert axes.lines[1].get_xydata().tolist() == [[1.5, 0.7], [3.0, 0.875]]
-    assert axes.lines[0].get_color() != axes.lines[1].get_color()
-    assert axes.lines[2].get_ydata()[0] == 0.8199
-    assert not axes.texts
-    assert Image.open(tmp_path / "race.png").size[0] == 1800
 
 
 def test_pyplot_is_never_imported():
