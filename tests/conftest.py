@@ -1,5 +1,7 @@
 """What the tests share: the options of a small synthetic data set, and the command as a real process or in this one."""
 
+import contextlib
+import io
 import os
 import runpy
 import shutil
@@ -111,9 +113,12 @@ def script_here(monkeypatch):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, synthetic_options):
     """The folder of a run of 4 epochs that nothing interrupted, and what it printed."""
-    folder = tmp_path_factory.mktemp("finished")
-    process = run_train(*synthetic_options, "--epochs=4", cwd=folder)
-    return folder / "runs" / "classic-synthetic" / "1", process
+    from minivgg_pl.cli.train import main
+
+    folder, printed = tmp_path_factory.mktemp("finished"), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        assert main([*synthetic_options, "--epochs=4"]) == 0
+    return folder / "runs" / "classic-synthetic" / "1", printed.getvalue()
 
 
 @pytest.fixture

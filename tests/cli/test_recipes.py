@@ -85,7 +85,7 @@ def test_epochs_device_and_precision_make_no_other_recipe():
 def test_the_articles_optimizer_can_replace_the_recipes():
     cli = parse("--recipe=modern", "--model.optimizer=sgd", "--model.lr=0.01")
     defaults = cli.default_options()
-    check_options(cli.config, defaults)
+    check_options(cli.config, defaults, defaults)
     assert cli.recipe() is None
 
 
