@@ -41,6 +41,8 @@ def synthetic_options(synthetic_root):
         "--data.dataset=synthetic",
         f"--data.root={synthetic_root}",
         f"--data.synthetic_size={SYNTHETIC_SIZE}",
+        # Small checkpoints: their writing takes longer than the training.
+        "--model.dense_units=32",
     ]
 
 
@@ -117,7 +119,7 @@ def finished_run(tmp_path_factory, synthetic_options):
 
     folder, printed = tmp_path_factory.mktemp("finished"), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
-        assert main([*synthetic_options, "--epochs=4"]) == 0
+        assert main([*synthetic_options, "--model.dense_units=512", "--epochs=4"]) == 0
     return folder / "runs" / "classic-synthetic" / "1", printed.getvalue()
 
 

@@ -104,7 +104,7 @@ def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_it
     start = MiniVGG("wide", num_classes=10, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]).eval()
     (tmp_path / "start.safetensors").write_bytes(weights_bytes(TrainedNetwork(start, list(CIFAR10_CLASSES))))
     options = ["--recipe=modern", "--variant=wide", "--epochs=1", "--model.init_from=start.safetensors"]
-    assert train_here(*synthetic_options, *options) == 0
+    assert train_here(*synthetic_options, *options, "--model.dense_units=256") == 0
     folder = tmp_path / "runs" / "wide-synthetic" / "1"
     assert json.loads((folder / "summary.json").read_text())["recipe"] == "modern"
     assert "recipe       modern, from start.safetensors" in capfd.readouterr().out

@@ -158,7 +158,8 @@ def test_a_killed_run_resumes_bit_for_bit(finished_run, synthetic_options, tmp_p
     uninterrupted, _ = finished_run
     (tmp_path / "killer.py").write_text(textwrap.dedent(KILLER))
     path = {"PYTHONPATH": str(tmp_path)}
-    options = [*synthetic_options, "--epochs=4", "--trainer.callbacks=killer.KillInThirdEpoch"]
+    options = [*synthetic_options, "--model.dense_units=512", "--epochs=4"]
+    options.append("--trainer.callbacks=killer.KillInThirdEpoch")
     killed = run_train(*options, cwd=tmp_path, env={**path, "KILL": "1"}, check=False)
     assert killed.returncode == -9
     run = tmp_path / "runs" / "classic-synthetic" / "1"

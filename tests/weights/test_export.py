@@ -145,7 +145,7 @@ def test_training_starts_from_weights_and_normalisation_of_a_keras_file(
     assert export("--to=keras") == 0
     assert normalization_of("wide.weights.h5") == {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
     options = ["--variant=wide", "--model.init_from=wide.weights.h5", "--trainer.max_steps=1", "--model.lr=1e-30"]
-    assert train_here(*synthetic_options, *options) == 0
+    assert train_here(*synthetic_options, *options, "--model.dense_units=256") == 0
     trained = load_trained(tmp_path / "runs" / "wide-synthetic" / "1").net.state_dict()
     expected = load_trained(source).net.state_dict()
     names = {"mean", "std"} | {name for name in expected if name.endswith("weight") and "classifier" not in name}
