@@ -45,7 +45,7 @@ def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwr
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that replaces `path` at the end of the block, unless that raises.
 
-    A kill or a power cut leaves the old file or the new one, never half of it. What the system refuses is an OSError.
+    A kill or a power cut leaves the old file or the new one, never half of it. It raises OSError if the system refuses.
     """
     # Unique, because two threads may write the same file.
     part = path.with_name(f".{uuid.uuid4().hex}{PART_SUFFIX}")

@@ -1,4 +1,4 @@
-"""Carry a trained network elsewhere: `python scripts/export.py --help`."""
+"""Export a trained network: `python scripts/export.py --help`."""
 
 import sys
 from pathlib import Path

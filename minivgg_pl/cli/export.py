@@ -46,7 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
         prog="export.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
-    parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help="above")
+    parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help="one of the above")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: <variant> with the format's ending, here")
     parser.add_argument("--half", action="store_true", help="safetensors: keep kernels in float16, half the size")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")

@@ -39,7 +39,7 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     """
     _quiet_known_noise()
     keep_freed_memory()
-    # cli/train.py restores the handler before it.
+    # cli/train.py puts the previous handler back.
     signal.signal(signal.SIGTERM, end_at_once)
     try:
         return _train(argv, resume_path)
@@ -52,7 +52,7 @@ def _train(argv: list[str], resume_path: str | None) -> int:
     try:
         cli = MiniVGGCLI([*(resume.arguments() if resume else []), *argv], resume)
     except (ValueError, OSError, yaml.YAMLError) as error:
-        kept = "config.yaml cannot keep the default of an option, type it too: " * isinstance(error, yaml.YAMLError)
+        kept = "config.yaml cannot hold an option's default, give that option: " * isinstance(error, yaml.YAMLError)
         raise InputError(f"{kept}{error}") from error
     if resume and resume.is_finished(cli.trainer.max_epochs):
         print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")

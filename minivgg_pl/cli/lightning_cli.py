@@ -75,7 +75,7 @@ class MiniVGGCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
         add = parser.add_argument
-        add("--curves.reference", type=Literal["article"] | None, help="Whose curve curves.png shows behind the run's.")
+        add("--curves.reference", type=Literal["article"] | None, help="Whose curve is drawn behind the run's.")
         add("--native_bf16", type=bool, default=False, help="Whether to train in bf16-mixed where that is native.")
         add("--checkpoint_every_n_steps", type=PositiveInt | None, help="Save last.ckpt after so many updates, too.")
         add("--compile", type=bool, default=False, help="Whether to torch.compile the network.")

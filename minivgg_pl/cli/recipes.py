@@ -33,7 +33,7 @@ def recipe_arguments(name: str) -> list[str]:
 
 @cache
 def recipe_options(name: str) -> Mapping[str, Any]:
-    """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.05}`."""
+    """Return the dotted options that recipe `name` sets, such as `{"model.lr": 0.08}`."""
     # Late: the help text needs no YAML.
     from minivgg_pl.cli.config import dotted_options, read_config
 

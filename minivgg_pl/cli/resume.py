@@ -72,7 +72,7 @@ class ResumePoint:
             defaults: The same without anything typed: the values of options that are newer than the run.
 
         Raises:
-            InputError: If one of FIXED_OPTIONS, or with a triangular schedule of FIXED_WITH_TRIANGULAR, was another.
+            InputError: If one of FIXED_OPTIONS (with a triangular schedule also FIXED_WITH_TRIANGULAR) has changed.
         """
         fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * (options["model.schedule"] == "triangular")
         before = dotted_options(self.options)

@@ -16,7 +16,7 @@ from minivgg_pl.runs.checkpoint import POSITION
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
 from minivgg_pl.weights.init_from import normalization_of
 
-# Each setting that only one choice of another uses: (setting, what it belongs to, the choice).
+# Settings that are used only with one value of another setting: (setting, the other, its value).
 BELONGS_TO = (
     ("nesterov", "optimizer", "sgd"),
     ("adamw_lr", "optimizer", "muon"),

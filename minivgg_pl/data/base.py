@@ -234,7 +234,7 @@ class ImageDataModule(LightningDataModule):
         """Restore what `state_dict` returned.
 
         Raises:
-            InputError: If these are other images.
+            InputError: If it comes from a run on other images.
         """
         self.check_state(state_dict)
         self.shuffle_seed = state_dict["shuffle_seed"]
@@ -247,4 +247,4 @@ class ImageDataModule(LightningDataModule):
             InputError: If it is of others.
         """
         if state_dict.get("split", {}).get("fingerprint", self.fingerprint) != self.fingerprint:
-            raise InputError(f"{self.title} are not those that the run was trained on: some were added, or are gone")
+            raise InputError(f"{self.title}: they differ from those of the run: some were added or removed")

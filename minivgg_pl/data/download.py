@@ -98,7 +98,7 @@ def _download(url: str, archive: Path) -> None:
             raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             if before and getattr(error, "code", None) == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-                # The part is as long as the archive, or longer, and not the archive: start over.
+                # The part is as long as the archive or longer, but its MD5 is wrong: start over.
                 part.unlink()
             elif _size(part) <= before:
                 reason = " ".join(str(error).split()) or type(error).__name__

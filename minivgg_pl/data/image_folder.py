@@ -153,7 +153,7 @@ def find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
     """
     if not folder.is_dir():
         raise InputError(f"--data.root {folder}: there is no such folder; give one that has a folder for each class")
-    # A folder without folders is a class that has the name of a split.
+    # A folder `train`, `val` or `test` without subfolders is a class of that name, not a split.
     splits = [split for split in SPLITS if _subfolders(folder / split)]
     if splits and "train" not in splits:
         raise InputError(f"{folder}: it has {' and '.join(splits)} but no train folder to train on: make one")

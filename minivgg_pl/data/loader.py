@@ -80,7 +80,7 @@ class ImageLoader:
     them, and all devices draw the same.
 
     Not a DataLoader: Lightning would give it a sampler of its own, and a DataLoader's iterators each draw a number from
-    the generator that dropout uses. A resumed run creates them at other moments, and would drop other units.
+    the generator that dropout uses. A resumed run creates them at other moments, so its dropout masks would differ.
 
     Args:
         dataset: The images.
@@ -157,7 +157,7 @@ class ImageLoader:
         """Let the next epoch begin at the position of `state`.
 
         Raises:
-            InputError: If that is inside an epoch, and the batches are others now, or there are fewer.
+            InputError: If it is inside an epoch and the batch size, the devices or the number of batches has changed.
         """
         self._start = check_position(state, self.batch_size, self.num_devices)
         if self._start >= len(self):
@@ -165,7 +165,7 @@ class ImageLoader:
 
 
 def check_position(state: dict[str, int], batch_size: int, num_devices: int) -> int:
-    """Return the position in the epoch of a ImageLoader's `state`, in batches.
+    """Return the position in the epoch that an ImageLoader's `state` holds, in batches.
 
     Raises:
         InputError: If it is inside an epoch that batches of `batch_size` on `num_devices` devices cannot continue.

@@ -20,7 +20,7 @@ def check_val_size(train_size: int, num_classes: int, val_size: int) -> None:
 def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:
     """Choose `size` images, from each class in proportion to its size.
 
-    Where that is uneven, the first classes get one more. Each class keeps at least one image that is not chosen.
+    Shares are rounded down; the largest remainders get one more. Each class keeps one image that is not chosen.
 
     Args:
         labels: `(N,)` int64 class of each image.

@@ -24,7 +24,7 @@ SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
 
 
 def evaluate_probabilities(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return the numbers of summary.json.
+    """Return the numbers that evaluate.py writes to summary.json.
 
     Args:
         probabilities: `(N, num_classes)` float in [0, 1], each row summing to 1.

@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     for entries, types in ((content, CHECKPOINT_TYPES), (data_state(content), DATA_STATE_TYPES)):
         for key, kind in types.items():
             if key in entries and not isinstance(entries[key], kind):
-                raise InputError(f"{path}: a damaged checkpoint: its {key} is a {type(entries[key]).__name__}")
+                raise InputError(f"{path}: a damaged checkpoint: its {key} has the type {type(entries[key]).__name__}")
     return content
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# How the flags begin that torch's kernels, oneDNN and the BLAS libraries choose by, on x86 and on Arm.
+# Prefixes of the CPU flags by which torch, oneDNN and the BLAS libraries choose kernels, on x86 and on Arm.
 KERNEL_FLAGS = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "bf16", "i8mm", "sve")
 # A hung driver or file system must not hang a run.
 TIMEOUT_SECONDS = 5

@@ -94,7 +94,7 @@ def read_metrics(path: Path) -> list[Row]:
     """Read what `write_metrics` wrote; return no rows if there is no file.
 
     Raises:
-        InputError: If the file is damaged, or another's.
+        InputError: If the file is damaged, or is not a run's metrics.csv.
     """
     kinds = {column: int if column in INTEGER_COLUMNS else float for column in METRIC_COLUMNS}
     try:
@@ -103,7 +103,7 @@ def read_metrics(path: Path) -> list[Row]:
     except FileNotFoundError:
         return []
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} is damaged, or not of a run: repair it, or move it away to go on without") from error
+        raise InputError(f"{path} is damaged, or not a run's: repair it, or move it away to go on without") from error
 
 
 def history(run: str | Path) -> dict[str, list[float]]:

@@ -36,7 +36,7 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         net: The network.
-        batches: Images `(B, 3, 32, 32)` of the training set, at least one batch of two or more.
+        batches: Images `(B, C, H, W)` of the training set, at least one batch of two or more.
     """
     dropouts = {module: module.p for module in net.modules() if isinstance(module, nn.Dropout)}
     for dropout in dropouts:

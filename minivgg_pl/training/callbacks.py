@@ -135,7 +135,7 @@ class RunRecorder(EpochCallback):
         self._val_metrics = {name: value.item() for name, value in logged if name in runs.VAL_COLUMNS}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning keeps an earlier epoch's values. This one may have none: of the training, if a validation ended it.
+        # Lightning keeps values of earlier epochs. This one may lack a validation, or the end of its training.
         fresh = ("val_",) * self._has_validated + ("train_",) * pl_module.train_metrics.is_empty
         metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
         num_images = num_train_images(trainer) - self._num_images_before

@@ -26,7 +26,7 @@ from minivgg_pl.training.optim import make_optimizer
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, so that a kill leaves the old one or the new one.
 
-    Lightning's own writes into the folder for temporary files. On another disk its last step is a copy, which a kill
+    Lightning writes to the temporary folder first. If that is on another disk, the last step is a copy, which a kill
     leaves unfinished.
 
     Args:
@@ -168,7 +168,7 @@ class RandomState(EpochCallback):
         # Not in load_state_dict, because Lightning draws numbers after it.
         restored, self._restored = self._restored or {}, None
         states = [restored, *restored.get("other_ranks", [])]
-        # With more processes than before the run resumes at an epoch's start, and each has a seed.
+        # A run on more processes than before resumes at an epoch's start, where each process gets its own seed.
         if restored and trainer.global_rank < len(states):
             state = states[trainer.global_rank]
             torch.set_rng_state(state["torch"])

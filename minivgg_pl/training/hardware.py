@@ -11,7 +11,7 @@ from minivgg_pl.runs.environment import cpu_flags
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
-NEVER = -1  # as a size, the largest
+NEVER = -1  # as an unsigned size, the largest
 # Bytes by which the heap grows at least, so that a first step asks the system a few times and not for each tensor.
 TOP_PAD = 2**28
 

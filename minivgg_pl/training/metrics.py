@@ -35,7 +35,7 @@ class EpochMetrics:
     """
 
     def __init__(self) -> None:
-        # Whatever type and device the network is made with: bfloat16 cannot count to 10,000.
+        # Always float32, whatever the network's type: bfloat16 cannot count to 10,000.
         self.sums = torch.zeros(3, dtype=torch.float32, device="cpu")
         self.is_empty = True
 
@@ -46,7 +46,7 @@ class EpochMetrics:
 
     def restore(self, sums: Tensor) -> None:
         """Go on from the sums `(3,)` of an epoch's first batches."""
-        # Earlier versions kept a fourth.
+        # Checkpoints of earlier versions hold a fourth sum.
         self.sums.copy_(sums[:3])
         self.is_empty = False
 

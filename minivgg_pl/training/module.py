@@ -44,7 +44,7 @@ class LitMiniVGG(LightningModule):
         momentum: Momentum of SGD or Muon, in [0, 1).
         nesterov: Whether SGD's momentum is Nesterov's; Muon's always is.
         adamw_lr: With `muon`: AdamW's learning rate, on the same schedule.
-        schedule: `decay`, or `triangular`: up in a straight line from 0 to `lr`, and down to 0 at the last batch.
+        schedule: `decay`, or `triangular`: up in a straight line to `lr`, then down; no update has the rate 0.
         lr_decay: With `decay`, Keras' legacy option of that name: before update t, counted from 0, the rate is
             lr / (1 + lr_decay * t). The article's is 0.01 / 40.
         warmup: With `triangular`: share of all updates before the peak, in [0, 1).
@@ -93,7 +93,7 @@ class LitMiniVGG(LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
-        # A checkpoint with a path in it could not be read back.
+        # Checkpoints hold plain types alone: a Path could not be read back.
         init_from = None if init_from is None else str(init_from)
         self.save_hyperparameters()
         check_hyperparameters(self.hparams)

@@ -127,7 +127,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._adamw.state = self.state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # load_state_dict ends with it.
+        # load_state_dict calls it last, after it has replaced the groups and the state.
         super().__setstate__(state)
         self._share_with_adamw()
 

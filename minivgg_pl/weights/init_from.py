@@ -43,7 +43,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path) -> None:
 
 
 def normalization_of(source: str | Path) -> dict[str, list[float] | None]:
-    """Return the `mean` and `std` of the network that `source`, as `load_initial_weights` reads it, was trained with.
+    """Return the `mean` and `std` that the network in `source` was trained with.
 
     Empty for a file that Keras itself saved: the caller's own normalisation is taken to be right.
 

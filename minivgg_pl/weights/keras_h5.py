@@ -74,7 +74,7 @@ def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
         A state dict of `net` without `mean` and `std`. The classifier has as many rows as the file has classes.
 
     Raises:
-        InputError: If the file is damaged, no such file, or of another architecture (the message names the layer).
+        InputError: If the file is damaged, no Keras weights file, or of another architecture (the message says where).
     """
     variant, expected, places = net.options["variant"], net.state_dict(), _places(net)
     tensors = {}
@@ -106,7 +106,7 @@ def read_keras_normalization(path: Path) -> dict[str, list[float] | None]:
     Returns an empty dict for a file that Keras itself saved, which says nothing of a normalisation.
 
     Raises:
-        InputError: If the file is damaged or no such file.
+        InputError: If the file is damaged, or is not a Keras weights file.
     """
     with _opened(path) as file:
         stored = {name: file.attrs.get(ATTRIBUTE + name) for name in NORMALIZATION}

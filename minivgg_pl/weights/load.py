@@ -163,7 +163,7 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
             net = MiniVGG(**options)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: it describes a network that cannot be ({reason})") from error
+        raise InputError(f"{path}: it describes a network that cannot be built ({reason})") from error
     try:
         # Assigned: drawing weights first, to overwrite them, would take time.
         net.load_state_dict({name: t.float() if t.ndim else t for name, t in tensors.items()}, assign=True)
@@ -174,7 +174,7 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Check that the weights read from `path` are some that a training can end with.
+    """Check that the weights read from `path` are finite, and no variance is negative.
 
     Raises:
         InputError: On a value that is not finite, or a variance below 0.

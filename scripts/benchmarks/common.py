@@ -17,7 +17,7 @@ from minivgg_pl.cli.command import OneLineArgumentParser
 from minivgg_pl.errors import InputError
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-# Of contenders that are no recipe.
+# Of contenders other than recipes.
 DEFAULT_BATCH_SIZE = 64
 WARM_UP_BATCHES = 5
 

@@ -143,7 +143,7 @@ def read_races(path: Path) -> list[Run]:
     """Return each contender's first race in a file of `write_csv`.
 
     Raises:
-        InputError: If it is no such file.
+        InputError: If `path` is not a benchmark.csv.
     """
     races: dict[tuple[str, ...], list[tuple[float, float]]] = {}
     try:
