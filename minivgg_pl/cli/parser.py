@@ -74,7 +74,7 @@ def _shortened(message: str) -> str:
         names = ", ".join(module.__name__ for module in DATA_MODULES)
         return f"--{key[1]} {value[1]}: no such class; give {names if key[1] == 'data' else 'the import path of one'}"
     types = re.findall(r"(?:Expected an? <class '|Not of type |typing\.Literal\[)(.+?)(?:'>|:|\])", message)
-    expected = " or ".join(name for name in types if name != "NoneType")
+    expected = " or ".join(dict.fromkeys(name for name in types if name != "NoneType"))
     return f"--{key[1]} {value[1]}: expected {expected}" if expected else message
 
 
