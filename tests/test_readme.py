@@ -9,7 +9,7 @@ from PIL import Image
 
 from minivgg_pl.cli import evaluate, export, predict
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
-from minivgg_pl.cli.options import expand_short_names
+from minivgg_pl.cli.short_names import expand_short_names
 from minivgg_pl.runs.folder import METRIC_COLUMNS
 from tests.conftest import REPOSITORY
 

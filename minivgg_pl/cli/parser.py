@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 
 from minivgg_pl.cli.command import EXIT_BAD_INPUT, fail
 from minivgg_pl.cli.config import read_config
-from minivgg_pl.cli.options import HELP
+from minivgg_pl.cli.short_names import HELP
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
 from minivgg_pl.data.image_folder import ImageFolderDataModule

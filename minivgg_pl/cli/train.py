@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minivgg_pl.cli.command import EXIT_TERMINATED, NOTHING_TRAINED, fail, guarded
-from minivgg_pl.cli.options import expand_short_names, help_text
+from minivgg_pl.cli.short_names import expand_short_names, help_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from minivgg_pl.cli.options import expand_short_names, help_text
 from minivgg_pl.cli.recipes import recipe_arguments
+from minivgg_pl.cli.short_names import expand_short_names, help_text
 from tests.cli.test_recipes import ParserOnly, parse
 from tests.conftest import TRAIN
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
-from minivgg_pl.cli.options import expand_short_names
 from minivgg_pl.cli.recipes import FOLDER, RECIPES, recipe_of, recipe_options
+from minivgg_pl.cli.short_names import expand_short_names
 from minivgg_pl.cli.validation import check_options
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.models.minivgg import MiniVGG

@@ -1,4 +1,4 @@
-"""Help text and short names of `scripts/train.py`. Standard library only, so that `--help` is quick."""
+"""Short names and help text of the flags of `scripts/train.py`. Standard library only, so that `--help` is quick."""
 
 from collections.abc import Sequence
 from pathlib import Path
