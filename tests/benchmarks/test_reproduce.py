@@ -51,6 +51,12 @@ def test_results_are_read_back_as_they_were_written(tmp_path):
 
 
 @pytest.fixture
+def data_options(synthetic_options):
+    """The options of data and device alone: the claim has the network's own size."""
+    return [option for option in synthetic_options if not option.startswith("--model.")]
+
+
+@pytest.fixture
 def claims(finished_run, tmp_path, reproduce_here):
     """A results file whose one claim is the small finished run's."""
     write_results(tmp_path / "claims.csv", [])
@@ -80,9 +86,9 @@ def test_a_run_is_judged_by_its_claim(claims, finished_run, reproduce_here):
 
 
 @pytest.mark.slow
-def test_a_claim_is_repeated_and_kept(claims, reproduce_here, synthetic_options, tmp_path):
+def test_a_claim_is_repeated_and_kept(claims, reproduce_here, data_options, tmp_path):
     own = tmp_path / "own.csv"
-    options = ["--claims", claims, "--output", own, "--root-dir", tmp_path / "runs", *synthetic_options]
+    options = ["--claims", claims, "--output", own, "--root-dir", tmp_path / "runs", *data_options]
     code, printed, _ = reproduce_here("classic-article-4", *options)
     assert code == 0
     assert "the claim's weights, bit for bit" in printed
@@ -91,11 +97,11 @@ def test_a_claim_is_repeated_and_kept(claims, reproduce_here, synthetic_options,
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_training_too(claims, synthetic_options, tmp_path):
+def test_sigterm_ends_the_training_too(claims, data_options, tmp_path):
     (claim,) = read_results(claims)
     write_results(claims, [claim | {"epochs": 500}])
     command = [sys.executable, str(BENCHMARKS / "reproduce.py"), "classic-article-500"]
-    options = ["--claims", str(claims), "--root-dir", str(tmp_path), *synthetic_options]
+    options = ["--claims", str(claims), "--root-dir", str(tmp_path), *data_options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     with subprocess.Popen([*command, *options], **pipes) as process:
         try:
