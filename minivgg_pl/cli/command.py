@@ -54,10 +54,15 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def fail(message: str, code: int) -> int:
-    """Print `message` as one line on stderr, without control characters, and return `code`."""
-    line = " ".join(message.split())[:MAX_MESSAGE]
-    print("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
+    """Print `message` as one line on stderr, and return `code`."""
+    print(f"error: {as_line(message)}", file=sys.stderr)
     return code
+
+
+def as_line(message: str) -> str:
+    """Return `message` as one line without control characters."""
+    line = " ".join(message.split())[:MAX_MESSAGE]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minivgg_pl.cli.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail, guarded
+from minivgg_pl.cli.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, as_line, fail, guarded
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import check_output, write_atomically
 
@@ -129,16 +129,20 @@ def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> list
     channels, size, _ = trained.net.image_shape
     names = trained.class_names
     predictions: list[Prediction] = []
+
+    def warn(message: str) -> None:
+        tqdm.write(as_line(message), file=sys.stderr)
+
     batches = [files[start : start + BATCH_SIZE] for start in range(0, len(files), BATCH_SIZE)]
     # Hidden for a single batch, and where stderr is not a terminal.
     for batch in tqdm(batches, unit=" batches", disable=None if len(batches) > 1 else True):
         readable, pixels = [], []
         for file in batch:
             try:
-                pixels.append(read_image(file, size, channels))
+                pixels.append(read_image(file, size, channels, warn))
                 readable.append(file)
             except InputError as error:
-                tqdm.write(f"skipped: {error}", file=sys.stderr)
+                warn(f"skipped: {error}")
         if pixels:
             best = class_probabilities(trained.net, np.stack(pixels)).topk(min(top, len(names)))
             for file, values, indices in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
@@ -187,7 +191,8 @@ def _draw_grid(path: Path, predictions: Sequence[Prediction]) -> None:
     from minivgg_pl.plots.gallery import draw_gallery
 
     shown = predictions[:MAX_GRID_IMAGES]
-    images = [read_image(file, THUMBNAIL_SIZE) for file, _ in shown]
+    # Warned of already.
+    images = [read_image(file, THUMBNAIL_SIZE, warn=lambda line: None) for file, _ in shown]
     captions = [f"{file.name}\n{classes[0][0]} {classes[0][1]:.1%}" for file, classes in shown]
     draw_gallery(images, captions, path)
     which = f"the first {len(shown)} of " if len(shown) < len(predictions) else ""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -120,7 +121,7 @@ class ImageFolderDataModule(ImageDataModule):
             with atomic_file(path) as file:
                 np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
                 for image, _ in tqdm(samples, f"decoding {split}", unit=" images", disable=None):
-                    file.write(read_image(image, size, channels).tobytes())
+                    file.write(read_image(image, size, channels, lambda line: tqdm.write(line, sys.stderr)).tobytes())
         except OSError as error:
             raise InputError(
                 f"{self._cache} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"

@@ -49,6 +49,15 @@ def test_a_folder_is_answered_in_order_and_an_unreadable_file_is_named(images, c
     assert error == f"skipped: {images / 'broken.png'}: not an image that Pillow can read\n"
 
 
+def test_a_warning_and_a_refusal_are_one_line_each_whatever_the_name(images, capfd):
+    (images / "cut\n\x1b.jpg").write_bytes((images / "a.jpg").read_bytes()[:-2])
+    assert main([str(images), f"--grid={images / 'grid.png'}", "--top=1"]) == 1
+    skipped, cut, wrote = capfd.readouterr().err.splitlines()
+    assert skipped.startswith("skipped: ")
+    assert cut == f"{images}/cut \\x1b.jpg: it lacks its end: 100% of its rows were read"
+    assert wrote.startswith("wrote ")
+
+
 def test_answers_go_to_csv_and_json_and_a_grid(images, tmp_path, capfd):
     for name in ("out.csv", "out.json"):
         assert main([str(images / "a.jpg"), f"--output={tmp_path / name}", f"--grid={tmp_path / name}.png"]) == 0
