@@ -23,7 +23,7 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB"}
 # Programs without transparency leave the alpha channel 0 here. Viewers then ignore it.
-UNUSED_ALPHA_FORMATS = ("BMP", "ICO", "TGA")
+UNUSED_ALPHA_FORMATS = ("BMP", "TGA")
 # A JPEG with fewer of its rows has lost more than its end.
 MIN_SHARE_OF_ROWS = 0.9
 JPEG_END_MARKER = b"\xff\xd9"

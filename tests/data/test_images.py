@@ -359,8 +359,9 @@ def test_what_others_print_while_a_tiff_is_decoded_is_not_lost(pixels, tmp_path,
 
 
 def test_odd_metadata_are_no_python_warnings(pixels, tmp_path):
-    # A pointer behind the end.
-    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x8769, 4, 1, 99_999) + bytes(4)
+    # Upside down, and a pointer behind the end.
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 3) + struct.pack("<HHII", 0x8769, 4, 1, 99_999)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
