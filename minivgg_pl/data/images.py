@@ -7,8 +7,8 @@ import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,7 @@ def _raw_mode(image: Image.Image) -> str:
 def _decoded(image: Image.Image, path: str | Path, warn: Warn) -> Image.Image:
     """Decode an image, or one with the file's end put in its place if a JPEG lacks it."""
     if image.format == "TIFF":
-        with _libtiff_errors_raised():
-            image.load()
-        low, high = image.getextrema() if image.mode == "1" else (0, 1)
-        # libtiff decodes some damaged faxes to a page of one colour without a word.
-        if low == high and image.info["compression"] in FAX_COMPRESSIONS:
-            raise ValueError("the fax is blank or damaged")
+        _load_tiff(image)
         return image
     try:
         image.load()
@@ -142,23 +137,30 @@ def _decoded(image: Image.Image, path: str | Path, warn: Warn) -> Image.Image:
     return image
 
 
-@contextmanager
-def _libtiff_errors_raised() -> Iterator[None]:
-    """Raise what libtiff prints on stderr, its only report of a damaged fax, and print the lines of other threads."""
+def _load_tiff(image: Image.Image) -> None:
+    """Decode a TIFF, and refuse a damaged fax, of which libtiff says at most a line on stderr."""
+    failure = None
     with _stderr_lock, tempfile.TemporaryFile() as file:
         stderr = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield
+            image.load()
+        except Exception as error:  # see read_image
+            failure = error
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            file.seek(0)
-            lines = file.readlines()
-            errors = [line for line in lines if LIBTIFF_ERROR.fullmatch(line)]
-            os.write(2, b"".join(line for line in lines if line not in errors))
-            if errors:
-                raise OSError(errors[0].decode(errors="replace").strip())
+        file.seek(0)
+        lines = file.readlines()
+    errors = [line for line in lines if LIBTIFF_ERROR.fullmatch(line)]
+    # Of other threads.
+    os.write(2, b"".join(line for line in lines if line not in errors))
+    # libtiff also complains of tags that it does without.
+    damage = [error for error in errors if failure or error.startswith(b"Fax")]
+    if failure or damage:
+        raise OSError(damage[-1].decode(errors="replace").strip() if damage else str(failure)) from failure
+    if image.info.get("compression") in FAX_COMPRESSIONS and len(set(image.getextrema())) == 1:
+        raise ValueError("the fax is blank or damaged")
 
 
 def _flat(image: Image.Image, raw_mode: str, warn: Warn) -> Image.Image:

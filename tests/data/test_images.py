@@ -200,6 +200,9 @@ SHOWN = {
         np.dstack([RAMP] * 3 + [np.full_like(RAMP, 255)]).tobytes(), 8, 2, samples=4, extra=1
     ),
     "TIFF of JPEG": saved(RGB, "TIFF", compression="jpeg", quality=100),
+    "TIFF with a tag of no type": as_tiff(zlib.compress(RAMP.tobytes()), 8, compression=8).replace(
+        struct.pack("<HH", 278, 4), struct.pack("<HH", 0, 0)
+    ),
     "TIFF of CMYK": saved(RGB.convert("CMYK"), "TIFF"),
     "TIFF of Lab": saved(RGB.convert("LAB"), "TIFF"),
     "JPEG of CMYK": saved(RGB.convert("CMYK"), "JPEG", quality=100),
@@ -219,7 +222,7 @@ if "AVIF" in image_formats():
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-def test_a_grey_ramp_comes_out_as_viewers_show_it(kind, tmp_path):
+def test_a_grey_ramp_comes_out_as_viewers_show_it(kind, tmp_path, capfd):
     (tmp_path / "ramp").write_bytes(SHOWN[kind])
     lines = []
     for channels in (1, 3):
@@ -227,6 +230,7 @@ def test_a_grey_ramp_comes_out_as_viewers_show_it(kind, tmp_path):
         assert ramp.mean() == pytest.approx(126, abs=1)
         assert abs(ramp - EXACT[..., None]).max() <= 2
     assert not lines
+    assert capfd.readouterr().err == ""
 
 
 REFUSED = {
