@@ -100,10 +100,11 @@ class ImageFolderDataModule(ImageDataModule):
         """Return the images of one of `splits`."""
         array = self._decoded(split)
         labels = torch.tensor([label for _, label in self.samples[split]])
-        num_classes = len(self.class_names)
-        if array.nbytes <= MAX_BYTES_IN_MEMORY:
-            return ImageDataset(torch.from_numpy(np.array(array)), labels, num_classes)
-        return ImageDataset(torch.from_numpy(array), labels, num_classes, rows=torch.arange(len(labels)))
+        is_small = array.nbytes <= MAX_BYTES_IN_MEMORY
+        images, rows = (np.array(array), None) if is_small else (array, torch.arange(len(labels)))
+        folder = Path(self.hparams.root).expanduser()
+        names = [os.path.relpath(path, folder) for path, _ in self.samples[split]]
+        return ImageDataset(torch.from_numpy(images), labels, len(self.class_names), rows, names)
 
     def _decoded(self, split: Split) -> np.ndarray:
         """Return the decoded images as a memory-mapped `(N, H, W, C)` uint8, from the cache if it has them whole."""

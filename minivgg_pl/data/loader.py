@@ -1,6 +1,6 @@
 """Image data set in memory, and the loader that makes batches of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from lightning.pytorch import Trainer
@@ -26,13 +26,22 @@ class ImageDataset(Dataset):
         num_classes: Width of the one-hot targets.
         rows: `(M,)` int64: the data set is these of `images`, a memory-mapped file that is never copied, to a GPU for
             instance. Default: all of `images`, which may be copied.
+        names: What tables call each image, such as its file. Default: its number, from 0, which `subset` keeps.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, num_classes: int = 10, rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int = 10,
+        rows: Tensor | None = None,
+        names: Sequence[str | int] | None = None,
+    ) -> None:
         self.images = images
         self.labels = labels
         self.one_hot = torch.eye(num_classes)
         self.rows = rows
+        self.names = range(len(labels)) if names is None else names
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,10 +72,9 @@ class ImageDataset(Dataset):
 
     def subset(self, indices: Tensor) -> "ImageDataset":
         """Return a data set of the images at `indices`: `(M,)` int64, or `(N,)` bool."""
-        labels, num_classes = self.labels[indices], len(self.one_hot)
-        if self.rows is None:
-            return ImageDataset(self.images[indices], labels, num_classes)
-        return ImageDataset(self.images, labels, num_classes, self.rows[indices])
+        images, rows = (self.images[indices], None) if self.rows is None else (self.images, self.rows[indices])
+        names = [self.names[number] for number in torch.arange(len(self))[indices].tolist()]
+        return ImageDataset(images, self.labels[indices], len(self.one_hot), rows, names)
 
 
 class ImageLoader:

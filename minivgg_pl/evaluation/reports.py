@@ -31,10 +31,13 @@ def write_report(
         probabilities: `(N, num_classes)` float in [0, 1], in the order of `images`.
     """
     labels = images.labels
-    values, guesses = probabilities.max(dim=1)
-    answers = zip(labels.tolist(), guesses.tolist(), values.tolist(), strict=True)
-    rows = ([i, class_names[label], class_names[guess], f"{p:.6f}"] for i, (label, guess, p) in enumerate(answers))
-    _write(folder / "predictions.csv", ["image", "true class", "predicted class", "probability"], rows)
+    answers = zip(images.names, labels.tolist(), probabilities.argmax(dim=1).tolist(), probabilities, strict=True)
+    rows = (
+        [name, class_names[label], class_names[guess], *(f"{p:.6f}" for p in [row[guess].item(), *row.tolist()])]
+        for name, label, guess, row in answers
+    )
+    header = ["image", "true class", "predicted class", "probability", *(f"p({name})" for name in class_names)]
+    _write(folder / "predictions.csv", header, rows)
     metrics = class_metrics(len(class_names))(probabilities, labels)
     report = {name: value.tolist() for name, value in metrics.items()}
     write_class_report(folder / "report.csv", class_names, report)
@@ -49,7 +52,10 @@ def write_report(
     draw_reliability(reliability(probabilities, labels), folder / "reliability.png", heading)
     if mistakes := confident_mistakes(probabilities, labels, NUM_MISTAKES):
         shown = [images.bytes_at(index).numpy() for index, _, _ in mistakes]
-        captions = [f"{class_names[labels[i]]}\n→ {class_names[guess]} {p:.0%}" for i, guess, p in mistakes]
+        captions = [
+            f"{images.names[i]}\n{class_names[labels[i]]}\n→ {class_names[guess]} {p * 100:.0f} %"
+            for i, guess, p in mistakes
+        ]
         title = f"{heading}: the most confident mistakes, truth → guess"
         draw_gallery(shown, captions, folder / "mistakes.png", title)
 

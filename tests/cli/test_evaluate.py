@@ -32,6 +32,10 @@ def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, tmp_path, m
     hits = sum(row["true class"] == row["predicted class"] for row in answers)
     assert hits / len(answers) == pytest.approx(summary["accuracy"])
     assert [row["image"] for row in answers] == [str(number) for number in range(SYNTHETIC_SIZE // 5)]
+    for row in answers:
+        shares = {key[2:-1]: float(p) for key, p in row.items() if key.startswith("p(")}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert max(shares.values()) == shares[row["predicted class"]] == float(row["probability"])
     with open(folder / "confusion_matrix.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert sum(int(count) for row in rows[1:] for count in row[1:]) == SYNTHETIC_SIZE // 5

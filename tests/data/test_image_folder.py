@@ -52,6 +52,21 @@ def test_classes_are_the_folders_and_a_fifth_of_each_is_held_out(images):
     assert torch.allclose(images.mean(dim=(1, 2, 3)), means[targets.argmax(dim=1)], atol=0.03)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_held_out_images_keep_their_files_names_in_the_order_of_the_folder(images, in_memory, monkeypatch):
+    if not in_memory:
+        monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", 0)
+    data = load(images, image_size=48, split_seed=3)
+    both = data.train_set.names + data.val_set.names
+    assert data.val_set.names == sorted(data.val_set.names)
+    assert sorted(both) == sorted(str(path.relative_to(images)) for path in images.glob("*/*.png"))
+    for number, name in enumerate(data.val_set.names):
+        original = np.asarray(Image.open(images / name))[4:44]  # the central square
+        shown = np.asarray(Image.fromarray(original).resize((48, 48), Image.Resampling.BOX), dtype=float)
+        assert abs(data.val_set.bytes_at(number).numpy() - shown).mean() < 10
+        assert data.class_names[data.val_set.labels[number]] == name.partition("/")[0]
+
+
 def test_train_val_and_test_folders_are_what_they_say(tmp_path):
     for number, split in enumerate(("train", "val", "test")):
         make_images(tmp_path / split, per_class=4 + number)

@@ -1,0 +1,22 @@
+"""Image galleries: every caption is inside the figure, and long ones stay distinguishable."""
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from minivgg_pl.plots import gallery
+
+
+@pytest.mark.parametrize(("number", "lines"), [(1, 2), (8, 2), (32, 3)])
+def test_no_caption_is_clipped_and_none_loses_its_end(number, lines, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(gallery, "save_figure", lambda figure, path: drawn.append(figure))
+    captions = ["\n".join([f"cat/holiday_photo_of_{image:04}.jpg"] * lines) for image in range(number)]
+    gallery.draw_gallery([np.zeros((32, 32, 3), np.uint8)] * number, captions, "it.png")
+    (figure,) = drawn
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    labels = [axes.xaxis.label for axes in figure.axes]
+    # Half a point of antialiasing.
+    assert min(label.get_window_extent(canvas.get_renderer()).y0 for label in labels) > 1.5
+    assert len({label.get_text() for label in labels}) == number
