@@ -159,8 +159,11 @@ def as_lines(predictions: Sequence[Prediction], aligned: bool) -> str:
         return "\n".join("\t".join([file, *_cells(classes)]) for file, classes in rows)
     width = max(len(file) for file, _ in rows)
     name_width = max(len(name) for _, classes in rows for name, _ in classes)
-    cells = [[f"{file:<{width}}", *(f"{name:<{name_width}} {p:6.1%}" for name, p in classes)] for file, classes in rows]
-    return "\n".join(map("   ".join, cells))
+    lines = []
+    for file, classes in rows:
+        cells = [f"{name:<{name_width}} {p * 100:3.0f} %" for name, p in classes]
+        lines.append("   ".join([f"{file:<{width}}", *cells]))
+    return "\n".join(lines)
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
@@ -193,7 +196,7 @@ def _draw_grid(path: Path, predictions: Sequence[Prediction]) -> None:
     shown = predictions[:MAX_GRID_IMAGES]
     # Warned of already.
     images = [read_image(file, THUMBNAIL_SIZE, warn=lambda line: None) for file, _ in shown]
-    captions = [f"{file.name}\n{classes[0][0]} {classes[0][1]:.1%}" for file, classes in shown]
+    captions = [f"{file.name}\n{classes[0][0]} {classes[0][1] * 100:.0f} %" for file, classes in shown]
     draw_gallery(images, captions, path)
     which = f"the first {len(shown)} of " if len(shown) < len(predictions) else ""
     # On stderr: other programs may read the answers on stdout.

@@ -75,7 +75,7 @@ def test_answers_go_to_csv_and_json_and_a_grid(images, tmp_path, capfd):
 
 def test_columns_are_aligned_on_a_terminal():
     lines = as_lines([("a.png", [("cat", 0.5)]), ("longer.png", [("automobile", 1.0)])], aligned=True).split("\n")
-    assert lines == ["a.png        cat         50.0%", "longer.png   automobile 100.0%"]
+    assert lines == ["a.png        cat         50 %", "longer.png   automobile 100 %"]
 
 
 def test_a_grey_network_gets_grey_images(images, tmp_path, capfd):
