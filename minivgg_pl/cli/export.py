@@ -47,7 +47,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     )
     parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
     parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help="one of the above")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: <variant> with the format's ending, here")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: the run's name, and the ending, here")
     parser.add_argument("--half", action="store_true", help="safetensors: keep kernels in float16, half the size")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     args = parser.parse_args(argv)
@@ -69,7 +69,7 @@ def export(args: Namespace) -> int:
 
     trained = load_trained(args.weights)
     net = trained.net
-    path = args.output or Path(net.options["variant"] + ENDINGS[args.to])
+    path = args.output or Path(formats.name_of(trained.source) + ENDINGS[args.to])
     check_output("--output", path, [ENDINGS[args.to]], args.overwrite)
     writers = {
         "onnx": formats.onnx_bytes,

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from minivgg_pl import __version__
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import MiniVGG
-from minivgg_pl.weights.load import TrainedNetwork
+from minivgg_pl.runs import folder as runs
+from minivgg_pl.runs.checkpoint import run_folder_of
+from minivgg_pl.weights.load import SHIPPED, TrainedNetwork
 
 # At each of these batch sizes, the probabilities of an ONNX file may differ from torch's by this much at most.
 CHECKED_BATCH_SIZES = (1, 5)
@@ -91,6 +93,19 @@ def check_onnx(content: bytes, net: MiniVGG) -> None:
             raise InputError(f"the ONNX model disagrees with the network by {difference:.1e}: not written")
 
 
+def name_of(source: str) -> str:
+    """Return a file name without ending for the weights at `source`, such as `wide-my_images-1` for that run's."""
+    if source in SHIPPED:
+        return source
+    path = Path(source).resolve()
+    # A weights file says where its run began, on a machine that need not be this one.
+    folder = path if path.is_dir() or not path.suffix else run_folder_of(path)
+    if not folder:
+        return path.stem.removesuffix(".weights")
+    run = f"{folder.parent.name}-{folder.name}" if folder.name.isdecimal() else folder.name
+    return run if path in (folder, folder / runs.LAST_CHECKPOINT) else f"{run}-{path.stem}"
+
+
 def _program(net: nn.Module, trained: TrainedNetwork) -> torch.export.ExportedProgram:
     # Two images, because a batch size of one would become part of the program.
     sample = torch.zeros(2, *trained.net.image_shape)
@@ -109,7 +124,7 @@ def model_card(trained: TrainedNetwork) -> str:
         "classes": ", ".join(trained.class_names),
         "trained on": metadata.get("dataset"),
         "recipe": metadata.get("recipe"),
-        "started from": metadata.get("init_from"),
+        "started from": metadata.get("init_from") and name_of(metadata["init_from"]),
         "epochs": metadata.get("epochs"),
         "training not finished": metadata.get("unfinished"),
         "seed": metadata.get("seed"),
@@ -125,5 +140,5 @@ def model_card(trained: TrainedNetwork) -> str:
         table="\n".join(f"| {name} | {value} |" for name, value in rows.items() if value is not None),
         height=height,
         width=width,
-        source=trained.source,
+        weights=trained.source if trained.source in SHIPPED else f"{name_of(trained.source or 'weights')}.safetensors",
     )

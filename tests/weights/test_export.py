@@ -11,7 +11,7 @@ from minivgg_pl import MiniVGG
 from minivgg_pl.cli.export import main
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.errors import InputError
-from minivgg_pl.weights.export import check_onnx, model_card
+from minivgg_pl.weights.export import check_onnx, model_card, name_of
 from minivgg_pl.weights.init_from import load_initial_weights, normalization_of
 from minivgg_pl.weights.keras_h5 import keras_bytes, read_keras_weights
 from minivgg_pl.weights.load import TrainedNetwork, load_trained, weights_bytes
@@ -51,8 +51,8 @@ def export(source, tmp_path, monkeypatch):
 def test_onnx_agrees_with_torch_at_any_batch_size(export, source, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     assert export("--to=onnx") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.safetensors", "wide.onnx"]
-    session = onnxruntime.InferenceSession(tmp_path / "wide.onnx", providers=["CPUExecutionProvider"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.onnx", "source.safetensors"]
+    session = onnxruntime.InferenceSession(tmp_path / "source.onnx", providers=["CPUExecutionProvider"])
     net = load_trained(source).net
     for images in (IMAGES[:1], IMAGES):
         logits, probabilities = session.run(["logits", "probabilities"], {"images": images.numpy()})
@@ -62,7 +62,7 @@ def test_onnx_agrees_with_torch_at_any_batch_size(export, source, tmp_path):
     with torch.no_grad():
         net.classifier.bias[0] += 1
     with pytest.raises(InputError, match="the ONNX model disagrees with the network by .*: not written"):
-        check_onnx((tmp_path / "wide.onnx").read_bytes(), net)
+        check_onnx((tmp_path / "source.onnx").read_bytes(), net)
 
 
 def test_a_missing_package_is_one_line(export, monkeypatch, capfd):
@@ -81,21 +81,39 @@ def test_a_program_runs_without_this_package(export, source, monkeypatch):
 
 
 def test_safetensors_are_what_they_were(export, source, tmp_path):
-    assert export("--to=safetensors") == 0
-    written, read = load_trained(tmp_path / "wide.safetensors"), load_trained(source)
+    assert export("--to=safetensors", "--output=again.safetensors") == 0
+    written, read = load_trained(tmp_path / "again.safetensors"), load_trained(source)
     assert torch.equal(written.net(IMAGES), read.net(IMAGES))
     assert written.metadata == read.metadata
 
 
 def test_the_model_card_says_what_is_known(export, tmp_path):
     assert export("--to=model-card") == 0
-    card = (tmp_path / "wide.md").read_text()
+    card = (tmp_path / "source.md").read_text()
+    assert str(tmp_path) not in card
+    assert 'from_pretrained("source.safetensors")' in card
     for words in ("ant, bee, cow, dog", "modern", "90.00% of 1,000 images", "float32 (N, 3, 32, 32)", "## Limits"):
         assert words in card
     assert "epochs" not in card
     assert "normalised inside" in card
     plain = TrainedNetwork(MiniVGG("wide").eval(), list(CIFAR10_CLASSES))
     assert "normalised" not in model_card(plain)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("classic", "classic"),
+        ("./classic.safetensors", "classic"),
+        ("runs/classic-my_images/12", "classic-my_images-12"),
+        ("runs/classic/1/checkpoints/last.ckpt", "classic-1"),
+        ("runs/classic/1/checkpoints/best.ckpt", "classic-1-best"),
+        ("kept/the good one", "the good one"),
+        ("keras/mine.weights.h5", "mine"),
+    ],
+)
+def test_the_name_of_weights(source, name):
+    assert name_of(source) == name
 
 
 @both_variants
@@ -133,7 +151,7 @@ def test_a_normalised_network_says_what_keras_must_put_in_front(export, source, 
     model.add(keras.layers.Dense(4, activation="softmax"))
     model.layers[0].trainable = False
     body = keras.Sequential([keras.Input((32, 32, 3)), *model.layers[1:]])
-    body.load_weights("wide.weights.h5")
+    body.load_weights("source.weights.h5")
     theirs = model.predict(IMAGES.permute(0, 2, 3, 1).numpy(), verbose=0)
     ours = load_trained(source).net(IMAGES).softmax(1).detach().numpy()
     assert np.allclose(theirs, ours, atol=1e-4)
@@ -143,8 +161,8 @@ def test_training_starts_from_weights_and_normalisation_of_a_keras_file(
     export, source, tmp_path, synthetic_options, train_here
 ):
     assert export("--to=keras") == 0
-    assert normalization_of("wide.weights.h5") == {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    options = ["--variant=wide", "--model.init_from=wide.weights.h5", "--trainer.max_steps=1", "--model.lr=1e-30"]
+    assert normalization_of("source.weights.h5") == {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    options = ["--variant=wide", "--model.init_from=source.weights.h5", "--trainer.max_steps=1", "--model.lr=1e-30"]
     assert train_here(*synthetic_options, *options, "--model.dense_units=256") == 0
     trained = load_trained(tmp_path / "runs" / "wide-synthetic" / "1").net.state_dict()
     expected = load_trained(source).net.state_dict()
@@ -155,8 +173,8 @@ def test_training_starts_from_weights_and_normalisation_of_a_keras_file(
 
 def test_another_normalisation_than_a_keras_file_was_trained_with_is_refused(export, source):
     assert export("--to=keras") == 0
-    with pytest.raises(InputError, match=r"wide.weights.h5: its network was trained with mean \[0.5, 0.4, 0.3\], std"):
-        load_initial_weights(MiniVGG("wide"), "wide.weights.h5")
+    with pytest.raises(InputError, match=r"source.weights.h5: its network was trained with mean \[0.5, 0.4, 0.3\]"):
+        load_initial_weights(MiniVGG("wide"), "source.weights.h5")
 
 
 def _exchange(file):
@@ -211,7 +229,7 @@ def test_damaged_keras_files_are_refused(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(export, tmp_path, capfd, options, message):
-    (tmp_path / "wide.md").write_text("mine")
+    (tmp_path / "source.md").write_text("mine")
     try:
         code = export(*options)
     except SystemExit as exit_:
@@ -220,4 +238,4 @@ def test_bad_input_is_one_line(export, tmp_path, capfd, options, message):
     assert code == 2
     assert error.count("\n") == 1
     assert message in error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.safetensors", "wide.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.md", "source.safetensors"]
