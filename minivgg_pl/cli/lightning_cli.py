@@ -105,7 +105,7 @@ class MiniVGGCLI(LightningCLI):
         continued, rows = (self.resume.folder, self.resume.history()) if self.resume else (None, [])
         reference = article_rows(config.model.variant) if config.curves.reference else None
         curves = {"reference": reference, "val_label": data.val_label}
-        text = self.parser.dump(config, skip_none=False)
+        text = f"# Recipe: {self.recipe()}\n{self.parser.dump(config, skip_none=False)}"
         self.recorder = callbacks.RunRecorder(base, title, text, curves, continued, rows)
         self.trainer_defaults["callbacks"] = self._callbacks(config)
 
@@ -132,8 +132,8 @@ class MiniVGGCLI(LightningCLI):
             plugins.append(saving.AtomicCheckpointIO(read))
         return plugins
 
-    def recipe(self) -> str | None:
-        """Return the recipe that the options amount to, or None for the user's own mixture."""
+    def recipe(self) -> str:
+        """Return the recipe that the options come nearest to, and what differs from it."""
         return recipe_of(self._dotted(self.config), self.default_options())
 
     def default_options(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Recipes: named config files in this package, which hold what differs from the defaults."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = ("article", "modern", "speedrun")
 # A recipe's own file comes after the file of the recipe that it changes.
 BASED_ON = {"speedrun": "modern"}
+# Options that a summary names, of those that differ from a recipe.
+MAX_CHANGES = 5
 # What a recipe leaves free: the network, the weights that it starts from, the images and the devices.
 WHAT_IS_TRAINED = (
     "model.init_from",
@@ -41,8 +44,8 @@ def recipe_options(name: str) -> Mapping[str, Any]:
     return {**recipe_options(BASED_ON[name]), **own} if name in BASED_ON else own
 
 
-def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
-    """Return the recipe that a run's options amount to, or None for the user's own mixture.
+def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """Return the recipe that a run's options come nearest to and what differs: `modern, changed: batch_size 32`.
 
     Compared are the options of the model and of the data other than WHAT_IS_TRAINED, and the number of epochs where
     a recipe sets it. The device, the precision and the trainer's other options make no difference.
@@ -51,17 +54,24 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | 
         options: The run's dotted options.
         defaults: The dotted options without any recipe.
     """
-    if any(name.startswith(("optimizer", "lr_scheduler")) and value is not None for name, value in options.items()):
-        return None
     free = WHAT_IS_TRAINED
     if options.get("model.init_from"):
         # These come with the weights.
         free += ("model.mean", "model.std", "model.init")
     compared = [key for key in defaults if key.startswith(("model.", "data.")) and key not in free]
     compared.append("trainer.max_epochs")
+    changed: dict[str, list[str]] = {}
     # The most particular first: modern in speedrun's number of epochs is speedrun.
     for name in reversed(RECIPES):
         recipe = {**defaults, "trainer.max_epochs": options["trainer.max_epochs"], **recipe_options(name)}
-        if all(options[key] == recipe[key] for key in compared):
-            return name
-    return None
+        changed[name] = [key for key in compared if options[key] != recipe[key]]
+    nearest = min(changed, key=lambda name: len(changed[name]))
+    values = {key.rpartition(".")[2]: options[key] for key in changed[nearest]}
+    for name in ("optimizer", "lr_scheduler"):
+        if path := options.get(f"{name}.class_path"):
+            values[name] = path.rpartition(".")[2]
+    if not values:
+        return nearest
+    words = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]
+    more = [f"{len(words) - MAX_CHANGES} more"] if len(words) > MAX_CHANGES else []
+    return f"{nearest}, changed: {', '.join(words[:MAX_CHANGES] + more)}"

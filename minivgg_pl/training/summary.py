@@ -60,7 +60,7 @@ def summary_table(summary: dict[str, Any]) -> str:
         "",
         f"variant      {summary['variant']}" + (" (synthetic data, not CIFAR-10)" if synthetic else ""),
         f"parameters   {summary['num_parameters']:,} ({summary['num_trainable']:,} trainable)",
-        f"recipe       {summary['recipe'] or 'your own'}" + (f", from {start}" if start else ""),
+        f"recipe       {summary['recipe']}" + (f", from {start}" if start else ""),
         f"epochs       {summary['epochs']}",
         "             loss    accuracy",
     ]

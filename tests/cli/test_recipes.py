@@ -75,7 +75,7 @@ def test_typed_options_win_over_the_recipe_wherever_they_stand():
         cli = parse(*words)
         assert cli.config.model.lr == 0.07
         assert cli.config.model.optimizer == "muon"
-        assert cli.recipe() is None
+        assert cli.recipe() == "modern, changed: lr 0.07"
 
 
 def test_epochs_device_and_precision_make_no_other_recipe():
@@ -86,12 +86,26 @@ def test_the_articles_optimizer_can_replace_the_recipes():
     cli = parse("--recipe=modern", "--model.optimizer=sgd", "--model.lr=0.01")
     defaults = cli.default_options()
     check_options(cli.config, defaults, defaults)
-    assert cli.recipe() is None
+    assert cli.recipe() == "modern, changed: optimizer sgd, lr 0.01"
 
 
-@pytest.mark.parametrize("option", ["--model.nesterov=false", "--model.lr_decay=0"])
-def test_an_option_that_no_recipe_names_makes_no_recipe(option):
-    assert parse(option).recipe() is None
+@pytest.mark.parametrize(
+    ("options", "recipe"),
+    [
+        ("--model.nesterov=false", "article, changed: nesterov false"),
+        ("--model.lr_decay=0 --data.shift=1 --data.root=x", "article, changed: lr_decay 0.0, shift 1"),
+        ("--optimizer=AdamW --optimizer.lr=0.001", "article, changed: optimizer AdamW"),
+        ("--recipe=speedrun --data.batch_size=32", "speedrun, changed: batch_size 32"),
+        ("--recipe=modern --model.mean=null --model.std=null", "modern, changed: mean null, std null"),
+        (
+            "--recipe=modern --data.batch_size=32 --model.lr=0.1 --data.flip=none --data.shift=1 --model.adamw_lr=1"
+            " --model.momentum=0.5 --model.dropout_samples=2",
+            "modern, changed: lr 0.1, momentum 0.5, adamw_lr 1.0, dropout_samples 2, batch_size 32, 2 more",
+        ),
+    ],
+)
+def test_the_nearest_recipe_is_named_with_what_differs(options, recipe):
+    assert parse(*options.split()).recipe() == recipe
 
 
 def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_options, train_here, capfd):
@@ -112,9 +126,14 @@ def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_it
 
 
 def test_another_optimizer_replaces_the_recipes(synthetic_options, tmp_path, train_here, capfd):
+    changed = "modern, changed: optimizer AdamW"
     assert train_here(*synthetic_options, "--recipe=modern", "--optimizer=AdamW", "--epochs=1") == 0
-    assert json.loads((tmp_path / "runs/classic-synthetic/1/summary.json").read_text())["recipe"] is None
-    assert "recipe       your own" in capfd.readouterr().out
+    assert json.loads((tmp_path / "runs/classic-synthetic/1/summary.json").read_text())["recipe"] == changed
+    assert f"recipe       {changed}" in capfd.readouterr().out
+    # A start with the run's options knows it too, and a person who reads them.
+    config = tmp_path / "runs/classic-synthetic/1/config.yaml"
+    assert config.read_text().startswith(f"# Recipe: {changed}\n")
+    assert parse(f"--config={config}").recipe() == changed
 
 
 def test_modern_runs_in_bf16_where_it_is_native_and_keeps_its_number_of_updates(
