@@ -49,7 +49,6 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
     parser.add_argument("--tta", choices=["flip"], help="report also the mean over each image and its mirror image")
@@ -160,9 +159,12 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
     (lower, upper), top5 = summary["accuracy_95"], summary["top5_accuracy"]
     place, claimed = (summary["weights_facts"].get(name) for name in ("unfinished", "test_accuracy"))
     mirrored = summary.get("with_mirror_images")
+    # CIFAR-10 stands in for data that a run does not name, or whose class is not this package's.
+    trained_on = summary["weights_facts"].get("dataset", summary["dataset"])
     rows = {
         "weights": f"{summary['weights']} ({summary['variant']})",
         "training": place and f"{place}: not finished",
+        "trained on": trained_on != summary["dataset"] and f"{trained_on}, not on these data; --data names others",
         "images": f"{summary['images']:,} of {summary['title']}",
         "accuracy": f"{summary['accuracy']:.2%}  (95 % interval: {lower:.2%} to {upper:.2%})",
         "claimed": claimed and f"{claimed:.2%}  (by the run that made the weights)",

@@ -140,7 +140,8 @@ def _read_checkpoint(path: Path) -> Content:
         if str(name).startswith("net."):
             tensors[name.removeprefix("net.")] = value
     metadata = {"init_from": hyperparameters.get("init_from"), "split": state.get(checkpoint.SPLIT)}
-    metadata["dataset"] = content.get("datamodule_hyper_parameters", {}).get("dataset")
+    of_data = content.get("datamodule_hyper_parameters", {})
+    metadata["dataset"] = of_data.get("dataset") or state.get(checkpoint.CLASS_PATH)
     epoch = content.get("epoch", 0) + 1
     if batches := checkpoint.batches_in_epoch(content):
         metadata["unfinished"] = f"saved inside epoch {epoch}, after {batches} of its batches"
