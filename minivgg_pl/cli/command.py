@@ -1,10 +1,12 @@
 """Exit codes, one-line error messages and the argument parser that the commands share. Standard library only."""
 
 import argparse
+import difflib
 import os
+import re
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from minivgg_pl.errors import InputError
 
@@ -17,14 +19,57 @@ EXIT_TERMINATED = 143
 NOTHING_TRAINED = "terminated. Nothing was trained yet"
 # Libraries quote what they refuse, however long it is.
 MAX_MESSAGE = 2000
+# The last part of an option, or advice in its place, and what people type who know it from other programs.
+SYNONYMS = {
+    "lr": "learning_rate eta",
+    "batch_size": "bs batch",
+    "max_epochs": "epochs num_epochs n_epochs",
+    "seed_everything": "seed random_seed",
+    "gpus": "gpu devices",
+    "root": "dir path folder data_dir data_path",
+    "weights": "model checkpoint ckpt pretrained",
+    "init_from": "weights checkpoint ckpt pretrained",
+    "variant": "model arch network classic wide",
+    "default_root_dir": "output output_dir out log_dir logdir save_dir",
+    "give WEIGHTS without an option": "weights model checkpoint ckpt",
+    "put the other options below init_args": "class_path",
+    "it belongs to --data minivgg_pl.ImageFolderDataModule": "image_size in_channels",
+    "--gpus 0 is the CPU": "device cpu cuda",
+    "--optimizer AdamW has one": "weight_decay wd",
+    "--trainer.precision bf16-mixed": "amp fp16 bf16 half",
+    "there are no workers, since the images are in memory: leave it out": "workers num_workers",
+    "its rates belong to --variant": "dropout dropout_rate",
+}
 
 
 class OneLineArgumentParser(argparse.ArgumentParser):
-    """Reports bad input in one line, without the usage text above it."""
+    """Takes no abbreviations, and reports bad input in one line, without the usage text above it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with code 2."""
-        sys.exit(fail(f"{message} (see --help)", EXIT_BAD_INPUT))
+        hint = hint_for(message, re.findall(r"--\w[\w-]*", self.format_help()))
+        sys.exit(fail(f"{message} ({hint}see --help)", EXIT_BAD_INPUT))
+
+
+def hint_for(message: str, known: Sequence[str]) -> str:
+    """Return which of the `known` options (such as `--model.lr`) a parser's message may be about, or nothing."""
+    pattern = r"(?:validation failed: )?(?:unrecognized arguments: |(?:option|key) ')([\w.-]+)"
+    if not (typed := re.match(pattern, message, re.IGNORECASE)):
+        return ""
+    word = typed[1].lstrip("-").replace("-", "_").lower()
+    last = word.rpartition(".")[2]
+    by_last = {option.lstrip("-").rpartition(".")[2]: option for option in reversed(known)}
+    for meant in [*(meant for meant, words in SYNONYMS.items() if last in words.split()), last]:
+        if meant in by_last:
+            return f"did you mean {by_last[meant]}? "
+        if " " in meant and set(re.findall(r"--[\w.]+", meant)) <= set(known):
+            return f"{meant}; "
+    longer = [option for option in known if option.startswith(f"--{word}")]
+    alike = longer or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.8)
+    return f"did you mean {alike[0]}? " if alike else ""
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from minivgg_pl.cli.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, NOTHING_TRAINED, fail
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
+from minivgg_pl.cli.parser import shortened
 from minivgg_pl.cli.resume import ResumePoint, find_resume_point
 from minivgg_pl.errors import InputError, NonFiniteLossError
 from minivgg_pl.runs import folder as runs
@@ -53,7 +54,7 @@ def _train(argv: list[str], resume_path: str | None) -> int:
         cli = MiniVGGCLI([*(resume.arguments() if resume else []), *argv], resume)
     except (ValueError, OSError, yaml.YAMLError) as error:
         kept = "config.yaml cannot hold an option's default, give that option: " * isinstance(error, yaml.YAMLError)
-        raise InputError(f"{kept}{error}") from error
+        raise InputError(f"{kept}{shortened(str(error))}") from error
     if resume and resume.is_finished(cli.trainer.max_epochs):
         print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
         return 0

@@ -58,7 +58,7 @@ class MiniVGGCLI(LightningCLI):
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_class=OneLineParser,
-            parser_kwargs={"description": "Every option of the mini VGG trainer. The short help: --help"},
+            parser_kwargs={"description": "Every option of the trainer. The short help: --help", "allow_abbrev": False},
             args=args,
             run=False,
             # Off: it would write an `_instantiator` into checkpoints, and loading them would need jsonargparse.

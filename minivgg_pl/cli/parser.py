@@ -4,26 +4,30 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import torch
+from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 
-from minivgg_pl.cli.command import EXIT_BAD_INPUT, fail
-from minivgg_pl.cli.config import read_config
-from minivgg_pl.cli.short_names import HELP
+from minivgg_pl.cli.command import EXIT_BAD_INPUT, fail, hint_for
+from minivgg_pl.cli.config import dotted_options, read_config
+from minivgg_pl.cli.short_names import HELP, OTHER_SHORT_NAMES
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
 from minivgg_pl.data.image_folder import ImageFolderDataModule
 from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
+from minivgg_pl.errors import InputError
 from minivgg_pl.runs.folder import newest_config
 
 # The class first, then its options. Set as a default instead, its values would stay where another class is given.
 DEFAULT_DATA = "--data=minivgg_pl.CIFAR10DataModule"
 # Imported, so that `--data` finds them by their names alone.
 DATA_MODULES = (CIFAR10DataModule, ImageFolderDataModule, TorchvisionDataModule)
+# Whose classes an option takes by their names alone.
+MODULES = (torch.optim, torch.optim.lr_scheduler, loggers, callbacks)
 
 # Lightning turns it on: a text in place of a class or a section would be fetched, from s3:// and http:// too.
 jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
@@ -33,49 +37,79 @@ class OneLineParser(LightningArgumentParser):
     """Reports bad input in one line, without the usage text above it."""
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> jsonargparse.Namespace:
-        """Parse a config file; an error in it is reported with the file's name."""
-        read_config(Path(cfg_path))
+        """Parse a config file; an option that there is not, or an empty section, is reported with the file's name."""
+        known = self._options()
+        for name, value in dotted_options(read_config(Path(cfg_path))).items():
+            is_section = name == "data" or any(option.startswith(f"--{name}.") for option in known)
+            if is_section and value is None:
+                raise InputError(f"{cfg_path}: {name} is empty: give options in it, or remove the line")
+            if not is_section and not any(f"--{name}.".startswith(f"{option}.") for option in known):
+                hint = hint_for(f"option '{name}", self._options_with_data())
+                hint = f"give --{name} on the command line; " if f"--{name}" in OTHER_SHORT_NAMES else hint
+                # As it is written in YAML.
+                hint = re.sub(r"--(\w+)\.(\w+)", r"\1: {\2: ...}", hint)
+                raise InputError(f"{cfg_path}: there is no option {name} ({hint}see --help.full)")
         return super().parse_path(cfg_path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the line and exit with code 2."""
         if not self.exit_on_error:
             # A parser of one class's options: the parser around it reports the message.
-            super().error(message, ex)
-        known = [*re.findall(r"--\w[\w.]*", HELP), *(f"--{name}" for name, _ in self.get_defaults().items())]
-        sys.exit(fail(f"{_shortened(message)} ({_meant(message, known)}see --help)", EXIT_BAD_INPUT))
+            hint = hint_for(message, self._options()).rstrip("; ")
+            super().error(f"{message}: {hint}" if hint else message, ex)
+        hint = hint_for(message, [*re.findall(r"--\w[\w.]*\w(?![\w.])", HELP), *self._options_with_data()])
+        if subcommand := re.match(r"unrecognized arguments: (fit|validate|test|predict)\b", message, re.IGNORECASE):
+            hint = f"there are no subcommands, it always trains and then tests: leave {subcommand[1]} out; "
+        sys.exit(fail(f"{shortened(message)} ({hint}see --help)", EXIT_BAD_INPUT))
+
+    def _options(self) -> list[str]:
+        return [f"--{name}" for name in dotted_options(self.get_defaults().as_dict())]
+
+    def _options_with_data(self) -> list[str]:
+        # Only before an error: with these defaults, nothing else is to be parsed.
+        self.set_defaults({"data": {"class_path": DEFAULT_DATA.partition("=")[2]}})
+        return self._options()
 
 
-def _meant(message: str, known: Iterable[str]) -> str:
-    """Return a hint for an unknown option: one of that name in a group, or one that is spelled alike."""
-    if subcommand := re.match(r"unrecognized arguments: (fit|validate|test|predict)\b", message, re.IGNORECASE):
-        return f"there are no subcommands, it always trains and then tests: leave {subcommand[1]} out; "
-    typed = re.match(r"(?:unrecognized arguments|ambiguous option): --([\w.-]+)", message, re.IGNORECASE)
-    if not typed:
-        return ""
-    name = typed[1].replace("-", "_")
-    in_groups = [option for option in known if option.endswith(f".{name}")]
-    alike = difflib.get_close_matches(f"--{name}", known, n=1, cutoff=0.8)
-    return f"did you mean {(in_groups or alike)[0]}? " if in_groups or alike else ""
-
-
-def _shortened(message: str) -> str:
+def shortened(message: str) -> str:
     """Return the reason alone, where jsonargparse lists an error for each type that an option may have."""
+    if old := re.search(r"\bpytorch_lightning\.[\w.]+", message):
+        new = old[0].replace("pytorch_lightning", "lightning.pytorch")
+        return f"{old[0]}: Lightning is imported as lightning.pytorch here: give {new}"
+    if missing := re.search(r"class_path '([\w.]+)'.*(pip install [^`]+)`", message, re.DOTALL):
+        return f"{missing[1]} needs a package that is not installed: {missing[2]}"
     # A class's reason is indented by eight, the types that follow by four.
     pattern = r"Parser key \"([^\"]+)\".*?given class_path '([^']+)':\n(.+?)(\n {,4}\S|\Z)"
     if found := re.search(pattern, message, re.DOTALL):
-        reason = found[3].strip().replace('Parser key "', f'Parser key "{found[1]}.')
-        message = f"--{found[1]} {found[2]}: " + reason.replace("Option '", f"Option '{found[1]}.")
+        reason = re.sub(r"(Parser key \"|[oO]ption '|[kK]ey '|did you mean --)", rf"\1{found[1]}.", found[3].strip())
+        message = f"--{found[1]} {found[2]}: {reason}"
     key = re.search(r"Parser key \"([^\"]+)\"", message)
-    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    value = re.search(r"(?:Given|Got) value: (.*)|(?:load config|does not exist:|not a file:) '(.*)'", message)
     if not key or not value:
         return message
+    option, typed = key[1], value[1] or value[2]
+    given = f"--{option} {typed}"
+    if option == "config":
+        return f"{given}: there is no such file; give a YAML file, such as a run's config.yaml"
+    if value[2]:
+        return f"{given}: it is a group of options; give one of them, such as --variant or --{option}.<name>"
     if "import path" in message.lower() and not found:
         names = ", ".join(module.__name__ for module in DATA_MODULES)
-        return f"--{key[1]} {value[1]}: no such class; give {names if key[1] == 'data' else 'the import path of one'}"
+        advice = names if option == "data" else _near_class(typed) or "the import path of one"
+        return f"{given}: no such class; give {advice}"
     types = re.findall(r"(?:Expected an? <class '|Not of type |typing\.Literal\[)(.+?)(?:'>|:|\])", message)
-    expected = " or ".join(dict.fromkeys(name for name in types if name != "NoneType"))
-    return f"--{key[1]} {value[1]}: expected {expected}" if expected else message
+    names = dict.fromkeys(name.strip("'") for group in types for name in group.split(", ") if name != "NoneType")
+    if option == "model.optimizer" and (near := _near_class(typed)):
+        names[f"--optimizer {near}"] = None
+    *others, last = names or [""]
+    return f"{given}: expected {', '.join(others)}{' or ' * bool(others)}{last}" if names else message
+
+
+def _near_class(typed: str) -> str | None:
+    """Return the class of MODULES whose name is nearest to `typed`, upper case or lower, or None."""
+    names = {name.lower(): name for module in MODULES for name in module.__all__}
+    alike = difflib.get_close_matches(typed.rpartition(".")[2].lower(), names, n=1, cutoff=0.5)
+    return names[alike[0]] if alike else None
 
 
 def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
@@ -88,7 +122,7 @@ def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
     Raises:
         InputError: On a value out of range; what the parser refuses ends the process with its one line.
     """
-    parser = OneLineParser()
+    parser = OneLineParser(allow_abbrev=False)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     is_named = any(word.partition("=")[0] == "--data" for word in options)
     default = DEFAULT_DATA if is_named or not run else _data_of_run(run)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
@@ -110,6 +111,10 @@ def check_trainer(trainer: Trainer, options: Any, data: ImageDataModule, resume:
             # Lightning's own refusal comes after the first epoch.
             known = f"{', '.join(LEARNING_COLUMNS)}, or strict false for a metric that your own callback logs"
             raise InputError(f"--trainer.callbacks: EarlyStopping monitors {stopping.monitor!r}: give one of {known}")
+    for callback in trainer.callbacks:
+        if isinstance(callback, DeviceStatsMonitor | LearningRateMonitor) and not trainer.loggers:
+            name = type(callback).__name__
+            raise InputError(f"--trainer.callbacks {name}: there is no logger to write to; give --trainer.logger, too")
     num_devices = trainer.num_devices * trainer.num_nodes
     size = data.global_batch_size(num_devices)
     if size < LEAST_TO_TRAIN * num_devices:

@@ -25,7 +25,7 @@ WARM_UP_BATCHES = 5
 def new_parser(description: str) -> OneLineArgumentParser:
     """Return a parser whose help shows `description` as it is written."""
     formatter = argparse.RawDescriptionHelpFormatter
-    return OneLineArgumentParser(description=description, formatter_class=formatter, allow_abbrev=False)
+    return OneLineArgumentParser(description=description, formatter_class=formatter)
 
 
 def whole_number(least: int) -> Callable[[str], int]:

@@ -1,5 +1,6 @@
 """Bad input: one line on stderr, exit code 2, nothing written."""
 
+import importlib.util
 import shutil
 
 import pytest
@@ -12,7 +13,7 @@ OPTIONS = {
     "--recipe fancy": "--recipe fancy: unknown; choose one of article, modern, speedrun",
     "--recipe modern --resume runs/classic/1": "a run keeps its own recipe; leave --recipe out",
     # The parser.
-    "--variant huge": "--model.variant huge: expected 'classic', 'wide'",
+    "--variant huge": "--model.variant huge: expected classic or wide (",
     "--epochs 1.5": "--trainer.max_epochs 1.5: expected int",
     "--checkpoint_every_n_steps 0": "--checkpoint_every_n_steps 0: expected PositiveInt",
     "--data.batch_size many": "--data.batch_size many: expected int",
@@ -22,12 +23,19 @@ OPTIONS = {
     "--data minivgg_pl.nope": "--data minivgg_pl.nope: module 'minivgg_pl' has no attribute 'nope'",
     "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give CIFAR10DataModule",
     "--no_such_option 1": "no_such_option 1 (see --help)",
-    "--lr 0.1": "(did you mean --model.lr? see --help)",
-    "--batch-size=32": "--batch-size=32 (did you mean --data.batch_size?",
-    "--epoch 3": "--epoch 3 (did you mean --epochs?",
     "fit": "there are no subcommands, it always trains and then tests: leave fit out",
-    "--config missing.yaml": "File does not exist",
-    "--config .": "Path is not a file",
+    "--config missing.yaml": "missing.yaml: there is no such file; give a YAML file, such as a run's config.yaml",
+    "--config .": ": there is no such file; give a YAML file",
+    "--model classic": "--model classic: it is a group of options; give one of them, such as --variant",
+    "--trainer.precision 7": "--trainer.precision 7: expected 64, 32, 16, transformer-engine, ",
+    "--optimizer adam": "--optimizer adam: no such class; give Adam (",
+    "--optimizer nothing.alike": "--optimizer nothing.alike: ",
+    "--model.optimizer adam": "--model.optimizer adam: expected sgd, muon or --optimizer Adam (",
+    "--lr_scheduler cosine": "--lr_scheduler cosine: no such class; give CosineAnnealingLR (",
+    "--optimizer AdamW --optimizer.learning_rate 1": "did you mean --optimizer.lr? (",
+    "--trainer.logger tensorboard": "--trainer.logger tensorboard: no such class; give TensorBoardLogger (",
+    "--trainer.callbacks pytorch_lightning.callbacks.EarlyStopping": "give lightning.pytorch.callbacks.EarlyStopping (",
+    "--trainer.callbacks LearningRateMonitor": "LearningRateMonitor: there is no logger to write to; give --trainer",
     "--resume missing": "--resume missing: there is no such file or folder",
     # Options that do not suit each other, or the data.
     "--epochs 0": "--epochs 0: give 1 or more",
@@ -56,6 +64,51 @@ OPTIONS = {
 }
 
 
+# What people type, and what the line tells them to type. No prefix of an option counts as the option.
+MEANT = {
+    "--lr 0.1": "did you mean --model.lr?",
+    "--model.learning_rate 0.1": "did you mean --model.lr?",
+    "--batch-size=32": "did you mean --data.batch_size?",
+    "--batch_size 32": "did you mean --data.batch_size?",
+    "--data.batchsize 32": "did you mean --data.batch_size?",
+    "--data.val 3": "did you mean --data.val_size?",
+    "--epoch 3": "did you mean --epochs?",
+    "--max_epochs 3": "did you mean --trainer.max_epochs?",
+    "--trainer.max_epoch 3": "did you mean --trainer.max_epochs?",
+    "--seed 1": "did you mean --seed_everything?",
+    "--gpu 1": "did you mean --gpus?",
+    "--devices 1": "did you mean --gpus?",
+    "--device cpu": "(--gpus 0 is the CPU; ",
+    "--cpu": "(--gpus 0 is the CPU; ",
+    "--workers 4": "(there are no workers, ",
+    "--data.num_workers 4": ": there are no workers, ",
+    "--dataset cifar10": "did you mean --data.dataset?",
+    "--data_dir x": "did you mean --data.root?",
+    "--output x": "did you mean --trainer.default_root_dir?",
+    "--pretrained x": "did you mean --model.init_from?",
+    "--weights x": "did you mean --model.init_from?",
+    "--image_size 64": "(it belongs to --data minivgg_pl.ImageFolderDataModule; ",
+    "--flip random": "did you mean --data.flip?",
+    "--amp": "(--trainer.precision bf16-mixed; ",
+    "--weight_decay 0.1": "(--optimizer AdamW has one; ",
+    "--model.dropout 0.3": "--model.dropout 0.3 (its rates belong to --variant; ",
+    "--model.var wide": "did you mean --model.variant?",
+    "--rec modern": "did you mean --recipe?",
+    "classic": "did you mean --variant?",
+}
+
+
+@pytest.mark.parametrize(("options", "message"), MEANT.items(), ids=MEANT)
+def test_an_option_of_other_programs_is_answered_with_the_one_here(refuse, options, message):
+    assert message in refuse(*options.split())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
+def test_a_logger_without_its_package_says_what_to_install(refuse):
+    error = refuse("--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=x")
+    assert "TensorBoardLogger needs a package that is not installed: pip install " in error
+
+
 @pytest.mark.parametrize(("options", "message"), OPTIONS.items(), ids=OPTIONS)
 def test_a_bad_option_is_refused(refuse, options, message):
     assert message in refuse(*options.split())
@@ -81,7 +134,20 @@ def test_gpus_that_are_not_there_are_refused_with_the_way_out(refuse, option):
         (b"just words\n", "config.yaml: holds no options; give a YAML file"),
         (b"", "config.yaml: holds no options; give a YAML file"),
         (b"model: {variant: \xe9}\n", "config.yaml: not YAML (unacceptable character"),
-        (b"modell: {variant: wide}\n", "modell"),
+        (
+            b"modell: {variant: wide}\n",
+            "config.yaml: there is no option modell.variant (did you mean model: {variant: ...}?",
+        ),
+        (b"variant: wide\n", "config.yaml: there is no option variant (did you mean model: {variant: ...}?"),
+        (b"epochs: 3\n", "config.yaml: there is no option epochs (did you mean trainer: {max_epochs: ...}?"),
+        (b"recipe: modern\n", "config.yaml: there is no option recipe (give --recipe on the command line;"),
+        (b"model:\ndata:\n", "config.yaml: model is empty: give options in it, or remove the line"),
+        (b"data: {batchsize: 3}\n", "did you mean --data.batch_size?"),
+        (b"data: {class_path: minivgg_pl.CIFAR10DataModule, batch_size: 3}\n", "put the other options below init_args"),
+        (
+            b"trainer: {callbacks: [{class_path: pytorch_lightning.callbacks.Timer}]}\n",
+            "lightning.pytorch.callbacks.Timer",
+        ),
         (b"trainer: {max_epochs: soon}\n", "max_epochs"),
     ],
 )

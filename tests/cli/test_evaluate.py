@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from minivgg_pl.cli.evaluate import main, parse_arguments
@@ -50,6 +51,17 @@ def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, tmp_path, m
     assert f"folder           {folder.relative_to(tmp_path)}" in out
 
 
+def test_data_that_stand_in_for_others_are_named(finished_run, data_options, tmp_path, monkeypatch, capfd):
+    """A checkpoint outside its run folder, whose data module is somebody's own class, is tested on the data given."""
+    content = torch.load(finished_run[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    content["datamodule_hyper_parameters"] = {}
+    content["CIFAR10DataModule"]["class_path"] = "mine.Data"
+    torch.save(content, tmp_path / "it.ckpt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["it.ckpt", *data_options]) == 0
+    assert "trained on       mine.Data, not on these data; --data names others" in capfd.readouterr().out
+
+
 def test_options_of_the_data_may_stand_anywhere():
     args, data = parse_arguments(["--data.dataset", "synthetic", "wide", "--data=M", "--tta", "flip", "--data.root=x"])
     assert (args.weights, args.tta) == ("wide", "flip")
@@ -62,9 +74,12 @@ def test_options_of_the_data_may_stand_anywhere():
         (["nothing"], "nothing: there is no such file or folder; give classic, wide"),
         (["wide", "--output=."], "--output .: it exists; give a new folder"),
         (["wide", "--tta=crop"], "invalid choice: 'crop'"),
-        (["wide", "--speed=3"], "unrecognized arguments: --speed=3"),
+        (["wide", "--speed=3"], "unrecognized arguments: --speed=3 (see --help)"),
+        (["wide", "--out=x"], "unrecognized arguments: --out=x (did you mean --output? see --help)"),
+        (["--weights", "wide"], "unrecognized arguments: --weights (give WEIGHTS without an option; see --help)"),
         # jsonargparse 4.39 says "expected", newer ones "accepted".
         (["wide", "--data.size=3"], "size' is not "),
+        (["wide", "--data.batchsize=3"], "did you mean --data.batch_size?"),
         (["wide", "--data=Nope"], "--data Nope: no such class"),
         (["wide", "SYNTHETIC"], "it knows 10 classes (airplane, automobile, bird, ...), and the data have 10"),
         ([], "required: WEIGHTS"),

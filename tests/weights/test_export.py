@@ -223,6 +223,7 @@ def test_damaged_keras_files_are_refused(tmp_path):
         (["--to=caffe"], "invalid choice: 'caffe'"),
         ([], "required: --to"),
         (["--to=onnx", "--output=it.pb"], "--output it.pb: give a name that ends in .onnx"),
+        (["--to=onnx", "--over"], "unrecognized arguments: --over (did you mean --overwrite? see --help)"),
         (["--to=onnx", "--half"], "--half has no effect with --to onnx"),
         (["--to=pt2", "--output=nowhere/it.pt2"], "there is no folder"),
         (["--to=model-card"], "the file exists; give another name, or --overwrite"),
