@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from minivgg_pl.errors import InputError
+from minivgg_pl.errors import InputError, as_line
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -17,8 +17,6 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 NOTHING_TRAINED = "terminated. Nothing was trained yet"
-# Libraries quote what they refuse, however long it is.
-MAX_MESSAGE = 2000
 # The last part of an option, or advice in its place, and what people type who know it from other programs.
 SYNONYMS = {
     "lr": "learning_rate eta",
@@ -102,12 +100,6 @@ def fail(message: str, code: int) -> int:
     """Print `message` as one line on stderr, and return `code`."""
     print(f"error: {as_line(message)}", file=sys.stderr)
     return code
-
-
-def as_line(message: str) -> str:
-    """Return `message` as one line without control characters."""
-    line = " ".join(message.split())[:MAX_MESSAGE]
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minivgg_pl.cli.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, as_line, fail, guarded
-from minivgg_pl.errors import InputError
+from minivgg_pl.cli.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail, guarded
+from minivgg_pl.errors import InputError, as_line
 from minivgg_pl.files import check_output, write_atomically
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: If there is nothing at a path, or a folder has no images.
     """
-    from minivgg_pl.data.images import image_files
+    from minivgg_pl.data.image_files import image_files
 
     files: list[Path] = []
     for path in paths:

@@ -19,7 +19,7 @@ WHAT_IS_TRAINED = (
     "model.init_from",
     *(f"model.{name}" for name in ("variant", "num_classes", "dense_units", "image_size", "in_channels")),
     *(f"data.{name}" for name in ("class_path", "root", "url", "dataset", "synthetic_size", "val_size", "split_seed")),
-    *(f"data.{name}" for name in ("image_size", "in_channels", "cache_dir", "split_batches")),
+    *(f"data.{name}" for name in ("image_size", "in_channels", "cache_dir", "split_batches", "skip_broken")),
 )
 
 

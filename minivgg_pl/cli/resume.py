@@ -16,7 +16,7 @@ from minivgg_pl.runs.checkpoint import CLASS_PATH, POSITION, data_state, last_ch
 FIXED_OPTIONS = (
     *("model", "optimizer", "lr_scheduler", "seed_everything"),
     *(f"data.{name}" for name in ("class_path", "dataset", "image_size", "in_channels", "synthetic_size")),
-    *(f"data.{name}" for name in ("val_size", "split_seed", "flip", "shift")),
+    *(f"data.{name}" for name in ("val_size", "split_seed", "skip_broken", "flip", "shift")),
 )
 # The triangular schedule's length in updates depends on them: after a change the rate would be 0 early, or never.
 FIXED_WITH_TRIANGULAR = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")

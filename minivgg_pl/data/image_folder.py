@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,30 +10,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
-from minivgg_pl.data.images import MODES, image_files, read_image
+from minivgg_pl.data.class_folders import Sample, counted, find_class_folders, some
+from minivgg_pl.data.image_cache import decode_images
+from minivgg_pl.data.images import MODES
 from minivgg_pl.data.loader import ImageDataset
-from minivgg_pl.errors import InputError
-from minivgg_pl.files import atomic_file
+from minivgg_pl.errors import InputError, as_line
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HELD_OUT_SHARE = 0.2
 CACHE = ".minivgg_cache"
 # Larger sets are read from the cache batch by batch, and are not copied to a GPU.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
-
-# A file and its label.
-Sample = tuple[str, int]
+# A message names no more.
+MOST_BROKEN = 10
 
 
 class ImageFolderDataModule(ImageDataModule):
     """Images in `root/<class>/`, or in `root/train/<class>/`, `root/val/<class>/` and `root/test/<class>/`.
 
-    torchvision's ImageFolder convention. Each image is decoded once, cut to its largest centred square and averaged
-    down to `image_size` (see `images.read_image`), and kept in `root/.minivgg_cache`, which notices files that were
-    added, removed or changed.
+    torchvision's ImageFolder convention; splits may have other usual names (see `class_folders.SPLIT_NAMES`). Each
+    image is decoded once, cut to its largest centred square and averaged down to `image_size` (see
+    `images.read_image`), and kept in `root/.minivgg_cache`, which notices files that were added, removed or changed.
 
     Args:
         root: The folder.
@@ -43,11 +41,17 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: Height and width that the images are brought to, in pixels, a multiple of 4.
         in_channels: 3 for colour, 1 for grey.
         cache_dir: Where the decoded images are kept; default: `root/.minivgg_cache`.
+        skip_broken: Whether images that cannot be read are left out; a run lists them in `skipped_images.txt`.
         **options: `batch_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
 
+    Attributes:
+        samples: Files of each split with their labels; once it is read, without the skipped ones.
+        skipped: Images that are left out, each with the reason; known once the files are prepared.
+
     Raises:
-        InputError: If the folder is missing, has fewer than two classes, a class without images, or other classes in
-            another split; on a value out of range; from `prepare_data`, on an image that cannot be read.
+        InputError: If the folder is missing, has fewer than two classes, a class without images, other classes in
+            another split, or a layout that is not clear; on a value out of range; from `prepare_data`, on images that
+            cannot be read.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: int = IMAGE_SIZE,
         in_channels: int = IMAGE_CHANNELS,
         cache_dir: str | None = None,
+        skip_broken: bool = False,
         **options: Any,
     ) -> None:
         if image_size < 4 or image_size % 4:
@@ -65,72 +70,90 @@ class ImageFolderDataModule(ImageDataModule):
             raise InputError(f"in_channels is {in_channels}: give 3 for colour or 1 for grey")
         root, cache_dir = str(root), cache_dir and str(cache_dir)  # checkpoints hold plain types alone
         folder = Path(root).expanduser()
-        class_names, self.samples = find_samples(folder)
+        self._found = find_class_folders(folder)
+        self.samples = self._found.samples
         name, train_size = folder.resolve().name, len(self.samples["train"])
+        num_held_out = _num_held_out(val_size, train_size, self.samples)
+        self._found.check_sizes(num_held_out)
         super().__init__(
-            class_names=class_names,
+            class_names=self._found.class_names,
             image_shape=(in_channels, image_size, image_size),
             dataset=name,
             title=f"the images in {name}",
             train_size=train_size,
             splits=tuple(self.samples),
-            val_size=_num_held_out(val_size, train_size, self.samples),
+            val_size=num_held_out,
             **options,
         )
         self.save_hyperparameters()
+        self._files = dict(self.samples)
+        # With the folder that was looked through, if any.
+        self._name = str(Path(name, self._found.folder.relative_to(folder)))
+        self.skipped: list[str] = []
         # Once: an image that goes away while the network trains must not lose the result.
-        digests = {split: _digests(folder, samples) for split, samples in self.samples.items()}
+        digests = {split: _digests(self._found.folder, files) for split, files in self._files.items()}
         # By the training images' names, classes and sizes in bytes, which copying the folder keeps.
         self.fingerprint = digests["train"][0]
         self.integrity = f"no sums are published for them; fingerprint {self.fingerprint}"
-        self._cache = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
+        self._keys = {split: keys for split, (_, keys) in digests.items()}
+        cache = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
         # Several folders may share a cache.
         owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
         layout = f"{image_size}x{image_size}x{in_channels}"
-        self._cached = {
-            split: self._cache / f"{owner}-{split}-{layout}-{digest}.npy" for split, (_, digest) in digests.items()
-        }
+        self._cached = {split: cache / f"{owner}-{split}-{layout}.npy" for split in self._files}
 
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""
-        for split in self.splits:
-            self._decoded(split)
+        broken = [reason for split in self.splits for reason in self._read(split)[2]]
+        self._refuse(broken)
+        if broken and not self.skipped:
+            self._say(f"{counted(len(broken))} left out as unreadable: {self._listed(broken)}")
+        self.skipped = broken
+        self._found.check_sizes(self.val_size)
+
+    def setup(self, stage: str) -> None:
+        """Load what `stage` needs; before a training, say in a line what it is."""
+        super().setup(stage)
+        if stage == "fit":
+            self._say(self._found.describe(self.val_size))
 
     def load(self, split: Split) -> ImageDataset:
         """Return the images of one of `splits`."""
-        array = self._decoded(split)
+        pixels, rows, broken = self._read(split)
+        self._refuse(broken)
         labels = torch.tensor([label for _, label in self.samples[split]])
-        is_small = array.nbytes <= MAX_BYTES_IN_MEMORY
-        images, rows = (np.array(array), None) if is_small else (array, torch.arange(len(labels)))
+        is_small = pixels.nbytes <= MAX_BYTES_IN_MEMORY
+        images, kept = (pixels[rows], None) if is_small else (pixels, torch.from_numpy(rows))
         folder = Path(self.hparams.root).expanduser()
         names = [os.path.relpath(path, folder) for path, _ in self.samples[split]]
-        return ImageDataset(torch.from_numpy(images), labels, len(self.class_names), rows, names)
+        return ImageDataset(torch.from_numpy(images), labels, len(self.class_names), kept, names)
 
-    def _decoded(self, split: Split) -> np.ndarray:
-        """Return the decoded images as a memory-mapped `(N, H, W, C)` uint8, from the cache if it has them whole."""
-        path, samples = self._cached[split], self.samples[split]
-        channels, size, _ = self.image_shape
-        shape = (len(samples), size, size, channels)
-        # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
-        with suppress(OSError, ValueError, EOFError):
-            array = np.load(path, mmap_mode="c")
-            if array.shape == shape and array.dtype == np.uint8:
-                return array
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            # Written, not mapped: on a full disk, a write into a mapping kills the process.
-            with atomic_file(path) as file:
-                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-                for image, _ in tqdm(samples, f"decoding {split}", unit=" images", disable=None):
-                    file.write(read_image(image, size, channels, lambda line: tqdm.write(line, sys.stderr)).tobytes())
-        except OSError as error:
+    def _read(self, split: Split) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Return the cached images, the rows of those that could be read, and why the others could not."""
+        files, (channels, size, _) = self._files[split], self.image_shape
+        paths = [path for path, _ in files]
+        pixels, broken, warned = decode_images(
+            self._cached[split], paths, self._keys[split], size, channels, f"decoding {split}"
+        )
+        rows = np.array([row for row in range(len(files)) if row not in broken], dtype=np.int64)
+        self.samples[split] = [files[row] for row in rows]
+        if warned:
+            self._say(f"read with a warning: {self._listed(warned)}")
+        return np.asarray(pixels), rows, list(broken.values())
+
+    def _listed(self, said: Sequence[str]) -> str:
+        # Paths below the folder: it is named once.
+        return some([text.removeprefix(f"{self._found.folder}{os.sep}") for text in said], MOST_BROKEN, "; ")
+
+    def _refuse(self, broken: list[str]) -> None:
+        if broken and not self.hparams.skip_broken:
             raise InputError(
-                f"{self._cache} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"
-            ) from error
-        for stale in self._cache.glob(f"{path.stem.rpartition('-')[0]}-*.npy"):
-            if stale != path:
-                stale.unlink(missing_ok=True)
-        return np.load(path, mmap_mode="c")
+                f"{self._name}: {counted(len(broken))} cannot be read (repair or delete them, or leave them out with "
+                f"--data.skip_broken true): {self._listed(broken)}"
+            )
+
+    def _say(self, what: str) -> None:
+        rank_zero_info(as_line(f"{self._name}: {what}"))
 
 
 def _num_held_out(val_size: float | None, train_size: int, splits: Collection[str]) -> int:
@@ -141,64 +164,21 @@ def _num_held_out(val_size: float | None, train_size: int, splits: Collection[st
         return 0
     size = HELD_OUT_SHARE if val_size is None else val_size
     if 0 < size < 1:
-        return round(size * train_size)
+        return max(1, round(size * train_size))
     if not float(size).is_integer():
         raise InputError(f"val_size is {val_size}: give a whole number of images, or a share below 1")
     return int(size)
 
 
-def find_samples(folder: Path) -> tuple[list[str], dict[Split, list[Sample]]]:
-    """Return the names of the classes, and each split's files with their labels.
-
-    Raises:
-        InputError: If the folder is missing, or its classes or splits are not complete.
-    """
-    if not folder.is_dir():
-        raise InputError(f"--data.root {folder}: there is no such folder; give one that has a folder for each class")
-    # A folder `train`, `val` or `test` without subfolders is a class of that name, not a split.
-    splits = [split for split in SPLITS if _subfolders(folder / split)]
-    if splits and "train" not in splits:
-        raise InputError(f"{folder}: it has {' and '.join(splits)} but no train folder to train on: make one")
-    places: dict[Split, Path] = {split: folder / split for split in splits} or {"train": folder}
-    names = _subfolders(places["train"])
-    if len(names) < 2:
-        raise InputError(
-            f"--data.root {places['train']}: {len(names)} class folders; give a folder with one folder of images for "
-            "each of two or more classes"
-        )
-    for split, place in places.items():
-        if odd := set(_subfolders(place)) ^ set(names):
-            raise InputError(f"{folder}: train and {split} differ in their classes: {', '.join(sorted(odd)[:5])}")
-    return names, {split: _samples(place, names) for split, place in places.items()}
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """Return the sorted names of the folders in a folder, without hidden ones; none if it is missing."""
-    return sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
-
-
-def _samples(folder: Path, names: Sequence[str]) -> list[Sample]:
-    # torchvision's make_dataset would follow links, in circles too, and take hidden files for images.
-    samples = []
-    for label, name in enumerate(names):
-        files = image_files(folder / name)
-        if not files:
-            raise InputError(f"{folder / name}: no images in it; put some there, or remove the folder")
-        samples += [(str(path), label) for path in files]
-    return samples
-
-
-def _digests(folder: Path, samples: Sequence[Sample]) -> tuple[str, str]:
-    """Return the digest of a split's names, classes and sizes, and the digest of these and the times of writing."""
-    names, files = hashlib.sha256(), hashlib.sha256()
+def _digests(folder: Path, samples: Sequence[Sample]) -> tuple[str, np.ndarray]:
+    """Return the digest of a split's names, classes and sizes, and a key for each file: its name, size and time."""
+    names, keys = hashlib.sha256(), []
     for path, label in samples:
-        try:
+        name, size, time = path.removeprefix(f"{folder}{os.sep}"), 0, 0
+        # A link that leads nowhere is reported with the images that cannot be read.
+        with suppress(OSError):
             status = os.stat(path)
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be read ({error.strerror}): delete it, or repair what it links to"
-            ) from error
-        entry = json.dumps([os.path.relpath(path, folder), label, status.st_size]).encode()
-        names.update(entry)
-        files.update(entry + str(status.st_mtime_ns).encode())
-    return names.hexdigest()[:16], files.hexdigest()[:16]
+            size, time = status.st_size, status.st_mtime_ns
+        names.update(json.dumps([name, label, size]).encode())
+        keys.append(hashlib.sha256(json.dumps([name, size, time]).encode()).digest()[:8])
+    return names.hexdigest()[:16], np.frombuffer(b"".join(keys), dtype=np.uint64)

@@ -51,26 +51,6 @@ def image_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the image files in a folder and below, sorted, without hidden ones and linked folders.
-
-    Raises:
-        InputError: If a folder cannot be read.
-    """
-    formats = image_formats()
-    # Pillow reads .mpo, the JPEGs of stereo cameras and some phones, but registers no ending for it.
-    endings = (".mpo", *(ending for ending, name in Image.registered_extensions().items() if name in formats))
-    found = []
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, name) for name in names if name[0] != "." and name.lower().endswith(endings)]
-    return sorted(found)
-
-
-def _raise(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-
 def read_image(path: str | Path, size: int = 32, channels: int = 3, warn: Warn = logger.warning) -> np.ndarray:
     """Read an image as the network takes it: the largest centred square, averaged down (or enlarged) to `size`.
 

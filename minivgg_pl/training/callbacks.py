@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from minivgg_pl.errors import InputError
+from minivgg_pl.errors import InputError, as_line
 from minivgg_pl.evaluation.reports import write_class_report
 from minivgg_pl.files import write_atomically
 from minivgg_pl.plots.classification import draw_confusion_matrix
@@ -47,9 +47,9 @@ def num_train_images(trainer: Trainer) -> int:
 class RunRecorder(EpochCallback):
     """Claims the run folder once the data are known to be good, writes its files and prints a line an epoch.
 
-    The files are config.yaml (config.resume-1.yaml and so on for a resumed run), metrics.csv, curves.png, and after
-    the test report.csv and confusion_matrix.png. The curves are drawn as epochs end, every SECONDS_BETWEEN_DRAWINGS at
-    most, and when the fit ends.
+    The files are config.yaml (config.resume-1.yaml and so on for a resumed run), skipped_images.txt if there are any,
+    metrics.csv, curves.png, and after the test report.csv and confusion_matrix.png. The curves are drawn as epochs end,
+    every SECONDS_BETWEEN_DRAWINGS at most, and when the fit ends.
 
     Args:
         base: Folder that the run folder is made in.
@@ -98,6 +98,9 @@ class RunRecorder(EpochCallback):
             self._lock = runs.lock_run(folder)
             runs.remove_parts(folder)
             write_atomically(runs.next_config(folder), self.config)
+            # Of the user's own images alone.
+            if skipped := getattr(trainer.datamodule, "skipped", None):
+                write_atomically(folder / "skipped_images.txt", "".join(f"{as_line(text)}\n" for text in skipped))
         self.folder = Path(trainer.strategy.broadcast(folder))
 
     def unlock(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from minivgg_pl import ImageFolderDataModule
-from minivgg_pl.data import image_folder
+from minivgg_pl.data import image_cache, image_folder
 from minivgg_pl.errors import InputError
 from tests.cli.test_bad_input import _Evil
 
@@ -94,10 +94,56 @@ def test_size_and_channels_are_chosen(images):
     assert images.shape[1:] == (1, 16, 16)
 
 
-def test_images_are_decoded_once_and_again_when_one_changes(images, monkeypatch):
-    decoded = []
-    read = image_folder.read_image
-    monkeypatch.setattr(image_folder, "read_image", lambda path, *rest: decoded.append(path) or read(path, *rest))
+def test_a_class_of_one_image_cannot_be_held_out(tmp_path):
+    make_images(tmp_path, per_class=2, shades={"dark": 40, "light": 200})
+    assert ImageFolderDataModule(tmp_path).val_size == 1
+    (tmp_path / "light" / "00.png").unlink()
+    with pytest.raises(
+        InputError, match="class light has 1 image: give it 2 or more that can be read, since one is held out for"
+    ):
+        ImageFolderDataModule(tmp_path)
+
+
+def test_one_image_a_class_is_enough_beside_a_val_folder(tmp_path):
+    for split in ("train", "val"):
+        make_images(tmp_path / split, per_class=1)
+    assert len(ImageFolderDataModule(tmp_path).samples["train"]) == 3
+
+
+def test_a_training_says_once_what_it_trains_on(images, caplog):
+    (images / "notes.txt").touch()
+    with caplog.at_level("INFO"):
+        data = load(images)
+        data.prepare_data()
+        data.setup("validate")
+        data.setup("test")
+    line = "images: 60 images of 3 classes (dark 20, light 20, middle 20); 12 held out for validation, and tested on; "
+    assert caplog.text.count(line + "left out: 1 beside the class folders (notes.txt)") == 1
+    assert caplog.text.count("60 images") == 1
+
+
+def test_a_wrapping_folder_is_looked_through_and_named(images, tmp_path, caplog):
+    images.rename(tmp_path / "moved")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "images" / "inner")
+    with caplog.at_level("INFO"):
+        data = load(images)
+    assert "images/inner: 60 images of 3 classes" in caplog.text
+    assert data.dataset == "images"
+    # The same images, named otherwise.
+    assert data.fingerprint == ImageFolderDataModule(images / "inner").fingerprint
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The paths of the images that were decoded."""
+    paths = []
+    read = image_cache.read_image
+    monkeypatch.setattr(image_cache, "read_image", lambda path, *rest: paths.append(path) or read(path, *rest))
+    return paths
+
+
+def test_images_are_decoded_once_and_those_that_change_again(images, decoded):
     load(images)
     assert len(decoded) == 60
     load(images)
@@ -106,9 +152,93 @@ def test_images_are_decoded_once_and_again_when_one_changes(images, monkeypatch)
     Image.new("RGB", (32, 32), (255, 255, 255)).save(changed)
     assert load(images, val_size=4).train_set.images.max() == 255
     (images / "dark" / "01.png").unlink()
-    load(images)
-    assert len(decoded) == 60 + 60 + 59
+    assert len(load(images).train_set) == 47
+    assert decoded[60:] == [str(changed)]
     assert len(list((images / ".minivgg_cache").iterdir())) == 1
+
+
+def _break(images, *names):
+    for name in names:
+        (images / name).write_bytes(b"no image")
+
+
+BROKEN = ("dark/03.png", "light/05.png", "middle/19.png")
+
+
+def test_all_broken_images_are_named_at_once_and_the_others_are_kept(images, decoded):
+    _break(images, *BROKEN)
+    (images / "dark" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(InputError, match="images: 4 images cannot be read .*skip_broken true") as caught:
+        load(images)
+    assert all(f"{name}: not an image" in str(caught.value) for name in BROKEN)
+    assert "dark/gone.png: cannot be read (No such file or directory)" in str(caught.value)
+    for name in (*BROKEN, "dark/gone.png"):
+        (images / name).unlink()
+    del decoded[:]
+    load(images)
+    assert not decoded
+
+
+def test_no_more_than_ten_broken_images_are_named_and_all_are_counted(images):
+    _break(images, *(f"light/{number:02}.png" for number in range(12)))
+    with pytest.raises(InputError, match=r"12 images cannot be read .*; light/09.png: [^;]*; \.\.\.$"):
+        load(images)
+
+
+@pytest.mark.parametrize("limit", [2**30, 1000])
+def test_broken_images_are_left_out_with_their_labels(images, decoded, monkeypatch, caplog, limit):
+    monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", limit)
+    _break(images, *BROKEN)
+    with caplog.at_level("INFO"):
+        data = load(images, skip_broken=True, val_size=12)
+    assert [line.partition(":")[0] for line in data.skipped] == [str(images / name) for name in BROKEN]
+    assert caplog.text.count("3 images left out as unreadable: dark/03.png: not an image") == 1
+    assert torch.bincount(torch.cat([data.train_set.labels, data.val_set.labels])).tolist() == [19, 19, 19]
+    means = torch.tensor(list(SHADES.values())) / 255
+    for images_, targets in (*data.train_dataloader(), *data.val_dataloader()):
+        assert torch.allclose(images_.mean(dim=(1, 2, 3)), means[targets.argmax(dim=1)], atol=0.03)
+    assert [path for path, _ in data.samples["train"]] == sorted(set(decoded) - {str(images / name) for name in BROKEN})
+    # The same images are held out where the run is resumed or evaluated.
+    again = load(images, skip_broken=True, val_size=12)
+    assert torch.equal(again.val_set.bytes_at(torch.arange(12)), data.val_set.bytes_at(torch.arange(12)))
+
+
+def test_a_class_without_readable_images_is_refused(images):
+    _break(images, *(f"light/{number:02}.png" for number in range(PER_CLASS)))
+    with pytest.raises(InputError, match="images: class light has 0 images: give it 2 or more that can be read"):
+        load(images, skip_broken=True)
+
+
+def test_an_image_is_tried_again_since_its_permission_may_have_changed(images, decoded, monkeypatch):
+    real = image_cache.read_image
+
+    def refuse(path, *rest):
+        if path.endswith("dark/03.png"):
+            raise InputError(f"{path}: cannot be read (Permission denied)")
+        return real(path, *rest)
+
+    monkeypatch.setattr(image_cache, "read_image", refuse)
+    with pytest.raises(InputError, match="1 image cannot be read .*Permission denied"):
+        load(images)
+    monkeypatch.setattr(image_cache, "read_image", real)
+    del decoded[:]
+    assert len(load(images).train_set) == 48
+    assert set(decoded) == {str(images / "dark" / "03.png")}
+
+
+def test_warnings_of_images_come_in_one_line(tmp_path, caplog):
+    for name, shade in {"dark": 40, "light": 200}.items():
+        (tmp_path / "cut" / name).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.random.default_rng(number).integers(shade - 20, shade + 20, (256, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "cut" / name / f"{number}.jpg")
+        cut = tmp_path / "cut" / name / "0.jpg"
+        cut.write_bytes(cut.read_bytes()[:-100])
+    with caplog.at_level("INFO"):
+        assert len(load(tmp_path / "cut", batch_size=2).train_set) == 3
+    (line,) = (record.getMessage() for record in caplog.records if "lacks its end" in record.getMessage())
+    assert line.startswith("cut: read with a warning: dark/0.jpg: it lacks its end: ")
+    assert "; light/0.jpg: it lacks its end: " in line
 
 
 def test_a_set_larger_than_memory_is_read_from_the_cache_and_gives_the_same_batches(images, monkeypatch):
@@ -152,7 +282,6 @@ def _other_classes(folder):
         (_two_classes_gone, {}, "1 class folders; give a folder with one folder of images for each of two"),
         (_empty_class, {}, "nothing: no images in it; put some there"),
         (_other_classes, {}, "train and val differ in their classes: middle, odd"),
-        (lambda folder: (folder / "dark" / "gone.png").symlink_to("nowhere"), {}, "gone.png: cannot be read"),
         (lambda folder: [make_images(folder / s) for s in ("val", "test")], {}, "val and test but no train folder"),
         (None, {"val_size": float("nan")}, "val_size is nan"),
         (None, {"val_size": 0}, "val_size is 0: without a val or test set"),
@@ -211,13 +340,6 @@ def test_names_that_look_like_mathematics_are_drawn_as_they_are(tmp_path, train_
     assert (tmp_path / "runs" / "classic-$x^$" / "1" / "confusion_matrix.png").exists()
 
 
-def test_an_image_that_cannot_be_read_is_named_and_leaves_no_cache(images):
-    (images / "light" / "05.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match="05.png: not an image"):
-        load(images)
-    assert not list((images / ".minivgg_cache").iterdir())
-
-
 def test_folders_may_share_a_cache(images, tmp_path):
     other = make_images(tmp_path / "other")
     first = ImageFolderDataModule(str(images), batch_size=8, cache_dir=str(tmp_path / "cache"))
@@ -271,15 +393,16 @@ def test_a_folder_of_another_name_is_evaluated_whole_and_its_own_only_where_it_w
 
 
 def test_a_missing_folder_is_refused():
-    with pytest.raises(InputError, match="--data.root nowhere: there is no such folder"):
+    with pytest.raises(InputError, match="nowhere: there is no such folder"):
         ImageFolderDataModule("nowhere")
 
 
-def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(images, tmp_path, train_here, capfd):
+def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(images, tmp_path, train_here, capfd, caplog):
     from minivgg_pl.cli.evaluate import main as evaluate
     from minivgg_pl.cli.predict import main as predict
 
-    options = ["--data=minivgg_pl.ImageFolderDataModule", "--data.root=images"]
+    options = ["--data=images", "--data.skip_broken=true"]
+    (images / "dark" / "zz.png").write_bytes(b"no image")
     more = ["--data.image_size=16", "--data.in_channels=1"]
     assert train_here(*options, *more, "--data.batch_size=8", "--gpus=0", "--epochs=3") == 0
     run = tmp_path / "runs" / "classic-images" / "1"
@@ -287,7 +410,9 @@ def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(images,
     assert summary["dataset"] == "images"
     assert summary["validation"] == summary["tested_on"] == "12 training images held out"
     assert summary["num_parameters"] < 2_171_178
+    assert (run / "skipped_images.txt").read_text() == "images/dark/zz.png: not an image that Pillow can read\n"
     assert "12 training images held out" in capfd.readouterr().out
+    assert caplog.text.count("images: 60 images of 3 classes") == 1
     assert [line.split(",")[0] for line in (run / "report.csv").read_text().splitlines()[1:]] == list(SHADES)
     assert predict([str(tmp_path / "images" / "dark" / "00.png"), f"--weights={run}", "--top=9"]) == 0
     assert set(capfd.readouterr().out.rstrip("\n").split("\t")[1::2]) == set(SHADES)

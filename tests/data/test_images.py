@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from minivgg_pl.data.images import image_files, image_formats, read_image
+from minivgg_pl.data.image_files import image_files
+from minivgg_pl.data.images import image_formats, read_image
 from minivgg_pl.errors import InputError
 
 

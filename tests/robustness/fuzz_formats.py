@@ -317,6 +317,7 @@ class Images(Format):
         for name in ("cat", "dog"):
             (classes / name).mkdir(parents=True)
             first.save(classes / name / "a.png")
+            first.save(classes / name / "c.png")
         return self.by_kind["PNG"]
 
     def cases(self) -> st.SearchStrategy[bytes]:

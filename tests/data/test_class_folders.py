@@ -1,0 +1,152 @@
+"""Kinds of folders that people have: what is found in each, or the line that refuses it. The images are empty files."""
+
+import os
+
+import pytest
+
+from minivgg_pl.data.class_folders import find_class_folders, names_of_class_folders
+from minivgg_pl.errors import InputError
+
+PETS = ("cat/1.jpg", "cat/2.jpg", "dog/1.png", "dog/2.PNG")
+
+
+def make(root, *files):
+    """Make empty files, and folders where a name ends in a slash."""
+    for file in files:
+        path = root / file
+        (path if file.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not file.endswith("/"):
+            path.touch()
+    return root
+
+
+def below(folder, files=PETS):
+    return [f"{folder}/{file}" for file in files]
+
+
+@pytest.mark.parametrize(
+    ("files", "places"),
+    [
+        (PETS, {"train": "."}),
+        ([*below("train"), *below("val"), *below("test")], {"train": "train", "val": "val", "test": "test"}),
+        (
+            [*below("Training"), *below("VALID"), *below("test_set")],
+            {"train": "Training", "val": "VALID", "test": "test_set"},
+        ),
+        ([*below("training_set"), *below("dev")], {"train": "training_set", "val": "dev"}),
+        (
+            [*below("train-set"), *below("Validation"), *below("testing")],
+            {"train": "train-set", "val": "Validation", "test": "testing"},
+        ),
+        # Images of a test that has no classes.
+        ([*below("train"), "test/1.jpg"], {"train": "train"}),
+        # One folder around all, as an archive leaves it.
+        ([*below("pets"), "__MACOSX/pets/._1.jpg", "readme.txt"], {"train": "pets"}),
+        ([*below("pets/Train"), *below("pets/Test")], {"train": "pets/Train", "test": "pets/Test"}),
+        # In the folder of each class, as in Tiny ImageNet.
+        (["cat/images/1.jpg", "cat/images/2.jpg", "dog/images/1.jpg", "dog/images/a/2.jpg"], {"train": "."}),
+        # Systems' own, some with images in them.
+        ([*PETS, "@eaDir/1.jpg", "cat/@eaDir/1.jpg/THUMB.jpg", "$RECYCLE.BIN/1.jpg", "lost+found/"], {"train": "."}),
+        ([*PETS, "dog/__MACOSX/1.jpg", "cat/__pycache__/1.jpg", ".ipynb_checkpoints/1.jpg"], {"train": "."}),
+    ],
+)
+def test_splits_and_classes_are_found(tmp_path, files, places):
+    found = find_class_folders(make(tmp_path, *files))
+    assert found.class_names == ["cat", "dog"]
+    assert [label for _, label in found.samples["train"]] == [0, 0, 1, 1]
+    assert found.places == {split: tmp_path / place for split, place in places.items()}
+
+
+def test_a_folder_called_train_is_a_class_if_it_holds_no_folders(tmp_path):
+    found = find_class_folders(make(tmp_path, "bus/1.jpg", "bus/2.jpg", "train/1.jpg", "train/2.jpg"))
+    assert found.class_names == ["bus", "train"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([*below("train"), *below("training")], "train and training are both for train: keep one"),
+        ([*below("train"), *below("val"), *below("dev")], "dev and val are both for val: keep one"),
+        ([*below("valid"), *below("test")], "it has valid and test but no train folder"),
+        # Splits of unknown names.
+        (
+            [*below("a"), *below("b")],
+            "its folders a, b hold folders cat, dog: .* rename the outer ones to train, val",
+        ),
+        ([*below("a"), *below("b"), "docs/1.jpg"], "its folders a, b, docs hold folders cat, dog"),
+        ([*below("in/a"), *below("in/b")], "in: its folders a, b hold folders cat, dog"),
+        ([*below("train/a"), *below("train/b")], "train: its folders a, b hold folders cat, dog"),
+        # Class folders that would not be used, or be a class.
+        (
+            [*below("train"), *below("holdout")],
+            "holdout: it holds the folders cat, dog, as .*train does, .*rename it to val",
+        ),
+        ([*below("train"), *below("test"), "eval/cat/1.jpg", "eval/dog/1.jpg"], "eval: it holds the folders cat, dog"),
+        ([*PETS, *below("holdout")], "holdout: it holds the folders cat, dog"),
+        # Splits without classes, as in a contest's archive.
+        (["train/cat.1.jpg", "train/dog.1.jpg", "test/1.jpg"], "test, train have no class folders: sort"),
+        (["cat/1.jpg"], "1 class folders; give a folder with one folder of images"),
+        (["1.jpg", "2.jpg"], "0 class folders"),
+        ([*PETS, "empty/"], "empty: no images in it; put some there, or remove the folder"),
+        ([*PETS, "labels/1.xml"], "labels: no images in it"),
+        ([*below("train"), "val/cat/1.jpg", "val/bird/1.jpg"], "train and val differ in their classes: bird, dog"),
+    ],
+)
+def test_what_is_not_clear_is_refused(tmp_path, files, message):
+    with pytest.raises(InputError, match=message):
+        find_class_folders(make(tmp_path, *files))
+
+
+def test_a_file_and_a_circle_of_links_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"1\.jpg: it is a file; give a folder"):
+        find_class_folders(make(tmp_path, *PETS) / "cat" / "1.jpg")
+    (tmp_path / "round").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="round: it holds the folders cat, dog"):
+        find_class_folders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "val_size", "line"),
+    [
+        (PETS, 1, "4 images of 2 classes (cat 2, dog 2); 1 held out for validation, and tested on"),
+        (
+            [*below("train"), *below("Valid"), *below("test"), "test/a.txt", "holdout/1.jpg", "train/cat/notes.txt"],
+            0,
+            "4 images of 2 classes (cat 2, dog 2); 4 in Valid for validation; 4 in test for the test; left out: "
+            "1 of no image format (train/cat/notes.txt), 2 beside the class folders (test/a.txt, holdout)",
+        ),
+        (
+            [*below("pets"), *(f"pets/{n}.jpg" for n in range(5)), "__MACOSX/x.jpg"],
+            1,
+            "4 images of 2 classes (cat 2, dog 2); 1 held out for validation, and tested on; left out: "
+            "6 beside the class folders (__MACOSX, pets/0.jpg, pets/1.jpg, ...)",
+        ),
+        (
+            [*(f"{n:03}/{image}.jpg" for n in range(200) for image in range(2)), "007/2.jpg"],
+            80,
+            "401 images of 200 classes (000 2, 001 2, 002 2, ..., fewest: 000 2, most: 007 3); 80 held out for "
+            "validation, and tested on",
+        ),
+    ],
+)
+def test_a_line_says_what_was_found_and_what_was_left_out(tmp_path, files, val_size, line):
+    assert find_class_folders(make(tmp_path, *files)).describe(val_size) == line
+
+
+def test_a_linked_folder_in_a_class_is_not_followed_and_named(tmp_path):
+    make(tmp_path, *PETS)
+    (tmp_path / "cat" / "more").symlink_to(tmp_path / "dog")
+    assert find_class_folders(tmp_path).others == [os.path.join("cat", "more")]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (PETS, ["cat", "dog"]),
+        (below("Training"), ["cat", "dog"]),
+        (["cifar-10-batches-py/data_batch_1", "notes/a.txt", "1.jpg"], []),
+        ([*below("pets"), *below("flowers")], []),
+    ],
+)
+def test_class_folders_are_told_from_other_folders(tmp_path, files, names):
+    assert names_of_class_folders(make(tmp_path, *files)) == names
