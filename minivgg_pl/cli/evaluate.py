@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minivgg_pl.cli.command import OneLineArgumentParser, guarded
+from minivgg_pl.cli.short_names import data_arguments
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder
 
@@ -27,22 +28,26 @@ Leaves a new folder with summary.json, report.csv (each class), predictions.csv 
 """
 EXAMPLES = """\
 A run is tested on the data it was trained for, other weights on CIFAR-10. Options of the data are those of train.py:
---data.root DIR, --data.dataset synthetic, or --data minivgg_pl.ImageFolderDataModule --data.root my_images.
+--data.root DIR, --data.dataset synthetic, or --data DIR for your own images.
 
 examples:
   evaluate.py wide
   evaluate.py runs/classic/1 --data.root ~/data --tta flip
+  evaluate.py runs/classic-my_images/1 --data other_images
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `scripts/evaluate.py` with `argv` (default: the process's own) and return its exit code."""
-    args, data_options = parse_arguments(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: evaluate(args, data_options))
+    return guarded(lambda: evaluate(*parse_arguments(sys.argv[1:] if argv is None else argv)))
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """Return this command's own options, and those of the data as they were typed."""
+    """Return this command's own options, and those of the data.
+
+    Raises:
+        InputError: If `--data` names a folder that does not exist.
+    """
     parser = OneLineArgumentParser(
         prog="evaluate.py",
         usage="evaluate.py WEIGHTS [--tta flip] [--output DIR] [--data.* ...]",
@@ -57,9 +62,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     of_data: list[str] = []
     words = iter(argv)
     for word in words:
-        is_of_data = word.startswith(("--data.", "--data=")) or word == "--data"
+        name, has_value, value = word.partition("=")
+        if name == "--data":
+            of_data += data_arguments(value if has_value else next(words, ""))
+            continue
+        is_of_data = word.startswith("--data.")
         (of_data if is_of_data else own).append(word)
-        if is_of_data and "=" not in word:
+        if is_of_data and not has_value:
             of_data += islice(words, 1)
     return parser.parse_args(own), of_data
 

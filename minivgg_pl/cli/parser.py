@@ -94,7 +94,7 @@ def shortened(message: str) -> str:
     if value[2]:
         return f"{given}: it is a group of options; give one of them, such as --variant or --{option}.<name>"
     if "import path" in message.lower() and not found:
-        names = ", ".join(module.__name__ for module in DATA_MODULES)
+        names = ", ".join(module.__name__ for module in DATA_MODULES) + ", or a folder of your own images that exists"
         advice = names if option == "data" else _near_class(typed) or "the import path of one"
         return f"{given}: no such class; give {advice}"
     types = re.findall(r"(?:Expected an? <class '|Not of type |typing\.Literal\[)(.+?)(?:'>|:|\])", message)

@@ -1,5 +1,6 @@
 """Short names and help text of the flags of `scripts/train.py`. Standard library only, so that `--help` is quick."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from minivgg_pl.models.architectures import ARCHITECTURES
 
 # Short names that take a value. The first two stand for a dotted option each.
 SHORT_NAMES = {"--variant": "--model.variant", "--epochs": "--trainer.max_epochs"}
-OTHER_SHORT_NAMES = ("--gpus", "--recipe", "--resume")
+OTHER_SHORT_NAMES = ("--data", "--gpus", "--recipe", "--resume")
 FLAGS = {"--compile": "--compile=true", "--help.full": "--help"}
 
 HELP = Path(__file__).with_name("help.txt").read_text()
@@ -49,6 +50,8 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
             raise InputError(f"{name} needs a value: see --help")
         if name in ("--recipe", "--resume"):
             taken[name] = value
+        elif name == "--data":
+            expanded += data_arguments(value)
         elif name == "--gpus":
             expanded += _device_options(value)
         else:
@@ -58,6 +61,22 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
     # In front of all else, wherever it was typed: typed options change a recipe.
     recipe = recipe_arguments(taken["--recipe"]) if "--recipe" in taken else []
     return recipe + expanded, taken.get("--resume")
+
+
+def data_arguments(value: str) -> list[str]:
+    """Return what `--data value` stands for: a folder of the user's own images, or else a data module as it is.
+
+    Raises:
+        InputError: If it is the path of a folder that does not exist, or of a file that is no config.
+    """
+    path = os.path.expanduser(value)
+    if os.path.isdir(path):
+        return ["--data=minivgg_pl.ImageFolderDataModule", f"--data.root={value}"]
+    is_config = value.startswith("{") or value.endswith((".yaml", ".yml", ".json"))
+    if not is_config and (os.path.isfile(path) or os.path.basename(path) != path):
+        what = "it is a file" if os.path.isfile(path) else "there is no such folder"
+        raise InputError(f"--data {value}: {what}; give a folder that has a folder of images for each class")
+    return [f"--data={value}"]
 
 
 def _device_options(gpus: str) -> list[str]:

@@ -15,6 +15,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
+from minivgg_pl.data.class_folders import names_of_class_folders, some
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import PART_SUFFIX, try_lock
 
@@ -34,7 +35,7 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
             Any mirror is safe, because the archive's MD5 is checked.
 
     Raises:
-        InputError: If a file has the wrong MD5, or the download fails.
+        InputError: If a file has the wrong MD5, the download fails, or the folder holds class folders instead.
         OSError: If `root` cannot be read or written.
     """
     root = Path(root).expanduser().absolute()
@@ -46,6 +47,11 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
         if archive.exists():
             _require_md5(archive, CIFAR10.tgz_md5)
         else:
+            if root.is_dir() and len(classes := names_of_class_folders(root)) > 1:
+                raise InputError(
+                    f"--data.root {root}: it holds class folders ({some(classes)}) and no CIFAR-10: give --data {root} "
+                    "to train on their images, or another --data.root"
+                )
             _download(url or CIFAR10.url, archive)
         _unpack(archive, missing)
 

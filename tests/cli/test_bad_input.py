@@ -20,6 +20,8 @@ OPTIONS = {
     "--data.dataset mnist": "data.dataset",
     "--data.batchsize 3": "batchsize' is not ",  # jsonargparse 4.39 says "expected", newer ones "accepted"
     "--data nope": "--data nope: no such class; give CIFAR10DataModule",
+    "--data none/such": "--data none/such: there is no such folder; give a folder that has a folder of images",
+    "--data=": "--data needs a value",
     "--data minivgg_pl.nope": "--data minivgg_pl.nope: module 'minivgg_pl' has no attribute 'nope'",
     "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give CIFAR10DataModule",
     "--no_such_option 1": "no_such_option 1 (see --help)",
@@ -166,6 +168,14 @@ def test_damaged_data_are_refused(refuse, tmp_path):
 def test_a_data_root_that_is_a_file_is_refused(refuse, tmp_path):
     (tmp_path / "file").write_text("")
     assert "is a file" in refuse("--gpus=0", f"--data.root={tmp_path / 'file'}", synthetic=False)
+
+
+def test_class_folders_in_the_place_of_cifar10_are_not_downloaded_into(refuse, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name / "1.jpg").touch()
+    error = refuse("--gpus=0", f"--data.root={tmp_path / 'pets'}", "--data.url=http://127.0.0.1:9/x", synthetic=False)
+    assert f"pets: it holds class folders (cat, dog) and no CIFAR-10: give --data {tmp_path / 'pets'} to" in error
 
 
 def test_no_data_and_no_network_name_the_folder_the_file_and_the_way_out(refuse, tmp_path):

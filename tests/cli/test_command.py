@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from minivgg_pl.cli.evaluate import parse_arguments
 from minivgg_pl.cli.recipes import recipe_arguments
-from minivgg_pl.cli.short_names import expand_short_names, help_text
+from minivgg_pl.cli.short_names import data_arguments, expand_short_names, help_text
+from minivgg_pl.errors import InputError
 from tests.cli.test_recipes import ParserOnly, parse
 from tests.conftest import TRAIN
 
@@ -67,3 +69,25 @@ def test_a_data_module_is_found_by_its_name_and_has_its_own_defaults():
     data = ParserOnly(["--data.root=x", "--data=ImageFolderDataModule"]).config.data
     assert data.class_path == "minivgg_pl.ImageFolderDataModule"
     assert (data.init_args.root, data.init_args.val_size) == ("x", None)
+
+
+@pytest.mark.parametrize("typed", [["--data", "{}"], ["--data={}"], ["--data={}/"]])
+def test_a_folder_is_the_users_own_images(tmp_path, typed):
+    words = [word.format(tmp_path) for word in typed]
+    options, _ = expand_short_names(words)
+    assert parse_arguments(["wide", *words, "--tta", "flip"])[1] == options
+    data = ParserOnly(options).config.data
+    assert data.class_path == "minivgg_pl.ImageFolderDataModule"
+    assert data.init_args.root.rstrip("/") == str(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["ImageFolderDataModule", "minivgg_pl.X", "data.yaml", "in/data.yml", '{"a": "b/c"}'])
+def test_data_modules_and_their_configs_are_no_folders(value):
+    assert data_arguments(value) == [f"--data={value}"]
+
+
+def test_an_archive_is_no_folder(tmp_path, monkeypatch):
+    (tmp_path / "pets.zip").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="--data pets.zip: it is a file; give a folder"):
+        data_arguments("pets.zip")
