@@ -6,9 +6,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from minivgg_pl.errors import InputError, as_line
+
+if TYPE_CHECKING:
+    from minivgg_pl.weights.load import TrainedNetwork
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -68,6 +72,29 @@ def hint_for(message: str, known: Sequence[str]) -> str:
     longer = [option for option in known if option.startswith(f"--{word}")]
     alike = longer or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.8)
     return f"did you mean {alike[0]}? " if alike else ""
+
+
+def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
+    """Call `load_trained`, and say on stderr what a Keras file does not.
+
+    Args:
+        source: As `load_trained`.
+        classes: Class names between commas, or a text file with a name on each line.
+
+    Raises:
+        InputError: As `load_trained`.
+    """
+    # Late: torch takes a second or two to import, and the help text and most errors do not need it.
+    from minivgg_pl.weights.load import load_trained
+
+    if classes and os.path.isfile(classes):
+        names = Path(classes).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    else:
+        names = (classes or "").split(",")
+    trained = load_trained(source, [name.strip() for name in names if name.strip()])
+    if trained.assumed:
+        print(f"{source}: assumed, since Keras does not say it: {', '.join(trained.assumed)}", file=sys.stderr)
+    return trained
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minivgg_pl.cli.command import OneLineArgumentParser, guarded
+from minivgg_pl.cli.command import OneLineArgumentParser, guarded, load_weights
 from minivgg_pl.cli.short_names import data_arguments
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder
@@ -50,12 +50,15 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     """
     parser = OneLineArgumentParser(
         prog="evaluate.py",
-        usage="evaluate.py WEIGHTS [--tta flip] [--output DIR] [--data.* ...]",
+        usage="evaluate.py WEIGHTS [--classes A,B] [--tta flip] [--output DIR] [--data.* ...]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="classic, wide, a run folder, .ckpt, .safetensors, Keras' .h5"
+    )
+    parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
     parser.add_argument("--tta", choices=["flip"], help="report also the mean over each image and its mirror image")
     parser.add_argument("--output", type=Path, metavar="DIR", help="new folder (default: runs/evaluate-<run>/<n>)")
     own: list[str] = []
@@ -84,12 +87,11 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
     from minivgg_pl.evaluation.reports import write_report
     from minivgg_pl.runs import folder as runs
     from minivgg_pl.runs.environment import package_versions
-    from minivgg_pl.weights.load import load_trained
 
     if args.output and args.output.exists():
         raise InputError(f"--output {args.output}: it exists; give a new folder")
     runs.check_base(args.output or Path("runs"), option="--output")
-    trained = load_trained(args.weights)
+    trained = load_weights(args.weights, args.classes)
     data, images = _prepare(data_options, trained)
     probabilities = _probabilities(trained, images)
     variant = trained.net.options["variant"]
@@ -132,7 +134,7 @@ def _prepare(options: list[str], trained: "TrainedNetwork") -> tuple["ImageDataM
         ours, theirs = (
             f"{len(names)} classes ({', '.join(names[:3])}, ...)" for names in (trained.class_names, data.class_names)
         )
-        raise InputError(f"{trained.source}: it knows {ours}, and the data have {theirs}: give data with its classes")
+        raise InputError(f"{trained.source}: it knows {ours}, and the data have {theirs}: give its data, or --classes")
     data.prepare_data()
     return data, _images_to_test(data, trained)
 

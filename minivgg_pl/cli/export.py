@@ -4,7 +4,7 @@ from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from minivgg_pl.cli.command import OneLineArgumentParser, guarded
+from minivgg_pl.cli.command import OneLineArgumentParser, guarded, load_weights
 from minivgg_pl.files import check_output, write_atomically
 
 ENDINGS = {
@@ -45,7 +45,10 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     parser = OneLineArgumentParser(
         prog="export.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="classic, wide, a run folder, .ckpt, .safetensors, Keras' .h5"
+    )
+    parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
     parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help="one of the above")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: the run's name, and the ending, here")
     parser.add_argument("--half", action="store_true", help="safetensors: keep kernels in float16, half the size")
@@ -65,9 +68,9 @@ def export(args: Namespace) -> int:
     # Late: importing torch takes a second or two, and the help text and most errors need none of it.
     from minivgg_pl.weights import export as formats
     from minivgg_pl.weights.keras_h5 import keras_bytes, normalization_layer
-    from minivgg_pl.weights.load import load_trained, weights_bytes
+    from minivgg_pl.weights.load import weights_bytes
 
-    trained = load_trained(args.weights)
+    trained = load_weights(args.weights, args.classes)
     net = trained.net
     path = args.output or Path(formats.name_of(trained.source) + ENDINGS[args.to])
     check_output("--output", path, [ENDINGS[args.to]], args.overwrite)

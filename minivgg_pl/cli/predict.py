@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minivgg_pl.cli.command import EXIT_BAD_INPUT, EXIT_FAILED, OneLineArgumentParser, fail, guarded
+from minivgg_pl.cli.command import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    OneLineArgumentParser,
+    fail,
+    guarded,
+    load_weights,
+)
 from minivgg_pl.errors import InputError, as_line
 from minivgg_pl.files import check_output, write_atomically
 
@@ -57,8 +64,9 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
         "--weights",
         default=DEFAULT,
         metavar="NAME|PATH",
-        help=f"classic, wide, a run folder, .ckpt, .safetensors ({DEFAULT})",
+        help=f"classic, wide, a run folder, .ckpt, .safetensors, Keras' .h5 or .keras ({DEFAULT})",
     )
+    parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (3)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers to a .csv or .json file instead")
     parser.add_argument(
@@ -80,10 +88,7 @@ def predict(args: Namespace) -> int:
     check_output("--output", args.output, [".csv", ".json"], args.overwrite)
     check_output("--grid", args.grid, [".png", ".jpg", ".pdf", ".svg"], args.overwrite)
     files = find_images(args.images)
-    # Late: torch takes a second or two to import, and the help text and most errors do not need it.
-    from minivgg_pl.weights.load import load_trained
-
-    trained = load_trained(args.weights)
+    trained = load_weights(args.weights, args.classes)
     predictions = _answers(trained, files, args.top)
     if not predictions:
         return fail("none of the images could be read", EXIT_BAD_INPUT)

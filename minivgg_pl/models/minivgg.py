@@ -120,8 +120,8 @@ class MiniVGG(nn.Module):
         """Return a trained network in evaluation mode, on the CPU, in float32. No code in the file is run.
 
         Args:
-            source: `"classic"` or `"wide"` for the weights that come with this package, or what this project wrote:
-                a run folder (its last epoch), a `.ckpt` or a `.safetensors` file.
+            source: `"classic"` or `"wide"` for the weights that come with this package, what this project wrote: a run
+                folder (its last epoch), a `.ckpt` or a `.safetensors` file, or what Keras saved as `.h5` or `.keras`.
 
         Raises:
             InputError: A ValueError; if there is nothing of that kind at `source`, or it is damaged.

@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: If the file is damaged, not a Lightning checkpoint, or a checkpoint of another model.
     """
     try:
-        _check_archive(path)
+        check_archive(path)
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types for a damaged file
@@ -61,12 +61,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_archive(path: Path) -> None:
-    """Check that the zip archive unpacks to no more than its own size; torch itself unpacks whatever it finds."""
+def check_archive(path: Path) -> None:
+    """Check that a zip archive unpacks to no more than its own size; torch itself unpacks whatever it finds.
+
+    Raises:
+        ValueError: If it would.
+    """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError("its entries are compressed, which torch.save never does")
+        raise ValueError("its entries are compressed, which neither torch nor Keras does")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ValueError("its entries claim more bytes than the file has")
 

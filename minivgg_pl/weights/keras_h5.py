@@ -1,13 +1,17 @@
-"""Keras 3 weights of the article's model: `.weights.h5` files, read and written with h5py, without Keras.
+"""Keras files of the article's model: read in every layout of Keras 2 and 3, and written for Keras 3, without Keras.
 
 HDF5 has links to other files, data in other files, and small files that unpack to gigabytes. Only plain arrays that lie
-in the file itself are read here. Unlike a whole saved Keras model, a weights file holds no code.
+in the file itself are read here. A saved model's config can name code: it is not read.
 """
 
 import io
-from collections import Counter
+import math
+import re
+import zipfile
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from minivgg_pl.errors import InputError
+from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
+from minivgg_pl.runs.checkpoint import check_archive
 
-# Keras' name of each layer type, and its variables in the order in which Keras numbers them.
+# How HDF5 files start, and zip archives, which `.keras` files are.
+FILE_STARTS = (b"\x89HDF\r\n\x1a\n", b"PK\3\4")
+# Keras' name of each layer type, and its variables in the order in which Keras numbers and lists them.
 BATCH_NORM = ("batch_normalization", ("weight", "bias", "running_mean", "running_var"))
 LAYERS = {
     nn.Conv2d: ("conv2d", ("weight", "bias")),
@@ -26,22 +34,32 @@ LAYERS = {
     nn.BatchNorm1d: BATCH_NORM,
     nn.Linear: ("dense", ("weight", "bias")),
 }
+# The same types, by the number of variables and the dimensions of the first.
+KINDS = {(2, 4): "conv2d", (4, 1): "batch_normalization", (2, 2): "dense"}
+# A variable in `.weights.h5`: layers are numbered by type, and some releases leave numbers out.
+NUMBERED = re.compile(r"(?:.+/)?(?:layers|_layer_checkpoint_dependencies)/([^/]+?(?:_(\d+))?)/vars/(\d+)")
+# The group of a layer that normalises images. Often, no weights file holds its numbers.
+NORMALIZING = re.compile(r"(^|/)normalization(_\d+)?$")
 # By the number of dimensions. Torch: out, in, height, width, or out, in. Keras: height, width, in, out, or in, out.
 KERAS_ORDER = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 TORCH_ORDER = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 # The article's model has no place for a normalisation. Keras ignores attributes of the file that it does not know.
 ATTRIBUTE = "minivgg_pl."
 
+# The name and the arrays of each layer with weights, by kind, in the model's order.
+Layers = dict[str, list[tuple[str, list[Any]]]]
 
-def is_keras_file(source: str | Path) -> bool:
-    """Tell by its name whether `source` is a Keras weights file."""
-    return str(source).endswith(".weights.h5")
+
+def is_keras_file(path: Path) -> bool:
+    """Tell by its first bytes whether a file is HDF5 or a zip archive, as Keras' files are."""
+    with path.open("rb") as file:
+        return file.read(8).startswith(FILE_STARTS)
 
 
 def keras_bytes(net: MiniVGG) -> bytes:
     """Return the content of a `.weights.h5` file that `keras.Model.load_weights` reads into the article's model.
 
-    The network's normalisation, if any, is kept in attributes of the file, for `read_keras_normalization`.
+    The network's normalisation, if any, is kept in attributes of the file, for `read_keras`.
     """
     import h5py
 
@@ -63,72 +81,127 @@ def normalization_layer(net: MiniVGG) -> str:
     return f"keras.layers.Normalization(mean={mean}, variance={[round(value**2, 6) for value in std]})"
 
 
-def read_keras_weights(path: Path, net: MiniVGG) -> dict[str, Tensor]:
-    """Read the weights of the article's model in Keras, under the names and in the layout of `net`.
-
-    Args:
-        path: A file that Keras 3's `model.save_weights("NAME.weights.h5")` wrote.
-        net: The network that the weights are for. It is not changed.
+def read_keras(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the article's model from what Keras 2 or 3 saved: weights or a whole model, as HDF5 or `.keras`.
 
     Returns:
-        A state dict of `net` without `mean` and `std`. The classifier has as many rows as the file has classes.
+        Arguments for MiniVGG, told from the shapes, and its state dict. `mean` and `std` are among the arguments only
+        if the file says how images are normalised.
 
     Raises:
-        InputError: If the file is damaged, no Keras weights file, or of another architecture (the message says where).
-    """
-    variant, expected, places = net.options["variant"], net.state_dict(), _places(net)
-    tensors = {}
-    with _opened(path) as file:
-        found: list[str] = []
-        # Links to other places and to other files are not visited.
-        file.visit(found.append)
-        stored = {place for place in found if place.startswith("layers/") and "/vars/" in place}
-        for place in sorted(stored ^ set(places.values())):
-            raise InputError(f"{path}: it {'has' if place in stored else 'lacks'} {place}, unlike a {variant} network")
-        for name, place in places.items():
-            dataset = file[place]
-            # Keras writes none of these. A chunk may be larger than its array, and unpack to gigabytes.
-            if dataset.is_virtual or dataset.external or dataset.chunks or dataset.dtype.kind != "f":
-                raise ValueError(f"{place} is not a plain array of floating-point numbers")
-            shape, wanted = dataset.shape, _to_keras(net, name, expected[name]).shape
-            # The caller decides about a classifier with another number of classes.
-            if shape != wanted and not (name.startswith("classifier.") and shape and shape[:-1] == wanted[:-1]):
-                shapes = f"{shape} where {name} of {variant} has {tuple(wanted)} in Keras' order"
-                raise InputError(f"{path}: {place} has shape {shapes}")
-            # Read after the check of its shape, since a small file can describe gigabytes.
-            tensors[name] = _from_keras(net, name, torch.from_numpy(np.asarray(dataset, dtype=np.float32)))
-    return tensors
-
-
-def read_keras_normalization(path: Path) -> dict[str, list[float] | None]:
-    """Read the `mean` and `std`, one number a channel or None, that `keras_bytes` kept in the file.
-
-    Returns an empty dict for a file that Keras itself saved, which says nothing of a normalisation.
-
-    Raises:
-        InputError: If the file is damaged, or is not a Keras weights file.
+        InputError: If the file is damaged, not Keras', or of another architecture (the message names the layer).
     """
     with _opened(path) as file:
-        stored = {name: file.attrs.get(ATTRIBUTE + name) for name in NORMALIZATION}
-        kept = {name: None if values is None else [float(v) for v in values] for name, values in stored.items()}
-        return kept if any(kept.values()) else {}
+        normalization = _kept_normalization(file)
+        layers = _layers(file, bool(normalization), path.stat().st_size)
+        options = _options(layers) | normalization
+        with torch.device("meta"):
+            net = MiniVGG(**options)
+        expected, tensors = net.state_dict(), {}
+        for name, module in net.named_modules():
+            if type(module) not in LAYERS:
+                continue
+            kind, variables = LAYERS[type(module)]
+            layer, arrays = layers[kind].pop(0)
+            for weight, array in zip((f"{name}.{variable}" for variable in variables), arrays, strict=True):
+                wanted = _to_keras(net, weight, expected[weight]).shape
+                if array.shape != wanted:
+                    shapes = f"shape {array.shape} where {weight} of {options['variant']} has {tuple(wanted)}"
+                    raise InputError(f"its layer {layer} has {shapes} in Keras' order")
+                tensors[weight] = _from_keras(net, weight, torch.from_numpy(np.asarray(array, dtype=np.float32)))
+    # What no Keras file holds.
+    own = {name: torch.tensor(values).view(1, -1, 1, 1) for name, values in normalization.items() if values}
+    own |= {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")}
+    return options, tensors | own
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a Keras weights file to read; whatever goes wrong inside is an InputError."""
+    """Open a Keras file as HDF5; whatever goes wrong inside is an InputError."""
     # Late: not everybody has it.
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
-            if "layers" not in list(file):
-                raise InputError(f"{path}: not weights of Keras 3; save them with Keras 3's model.save_weights")
+        source = path
+        if not h5py.is_hdf5(path):
+            check_archive(path)
+            with zipfile.ZipFile(path) as archive:
+                source = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(source, "r") as file:
             yield file
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # h5py raises errors of many types for a damaged file
-        raise InputError(f"{path}: not a readable .weights.h5 file, or a damaged one ({error})") from error
+        raise InputError(f"{path}: not a readable Keras file, or a damaged one ({error})") from error
+
+
+def _kept_normalization(file: Any) -> dict[str, list[float] | None]:
+    """Return the `mean` and `std` that `keras_bytes` kept in the file, if any."""
+    stored = {name: file.attrs.get(ATTRIBUTE + name) for name in NORMALIZATION}
+    kept = {name: None if values is None else [float(v) for v in values] for name, values in stored.items()}
+    return kept if any(kept.values()) else {}
+
+
+def _layers(file: Any, is_normalization_known: bool, file_size: int) -> Layers:
+    places: list[str] = []
+    # Links to other places and to other files are not visited.
+    file.visit(places.append)
+    # Keras 2 on Windows joined names with the other slash.
+    objects = {place.replace("\\", "/"): file[place] for place in places}
+    if not is_normalization_known and any(map(NORMALIZING.search, objects)):
+        raise InputError("it has a Normalization layer, whose numbers are not read: save the model without it")
+    # Integers are seeds and counters.
+    arrays = {place: found for place, found in objects.items() if getattr(found, "dtype", np.dtype(int)).kind == "f"}
+    named: dict[str, list[Any]] = defaultdict(list)
+    root = "model_weights/" if "model_weights" in objects else ""
+    if names := _names(objects["model_weights"] if root else file, "layer_names"):
+        for place in (f"{root}{name}/{own}" for name in names for own in _names(objects[root + name], "weight_names")):
+            if place in arrays:
+                named[place.rpartition("/")[0].removeprefix(root)].append(arrays[place])
+    else:
+        matches = filter(None, map(NUMBERED.fullmatch, arrays))
+        for match in sorted(matches, key=lambda match: (int(match[2] or 0), int(match[3]))):
+            named[match[1]].append(arrays[match[0]])
+    layers: Layers = {kind: [] for kind in KINDS.values()}
+    for name, own in named.items():
+        # Keras writes none of these. A chunk may be larger than its array, and unpack to gigabytes.
+        if any(array.is_virtual or array.external or array.chunks or array.nbytes > file_size for array in own):
+            raise InputError(f"its layer {name} is not made of plain arrays in the file")
+        kind = KINDS.get((len(own), own[0].ndim))
+        if kind is None:
+            shapes = " and ".join(str(array.shape) for array in own[:5])
+            raise InputError(f"its layer {name} has weights of shapes {shapes}, unlike any of the article's model")
+        layers[kind].append((name, own))
+    return layers
+
+
+def _names(group: Any, attribute: str) -> list[str]:
+    """Return the names in an attribute, which Keras splits into numbered ones where they are many."""
+    numbered = takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in count()))
+    parts = [attribute] if attribute in group.attrs else numbered
+    return [name.decode() if isinstance(name, bytes) else name for part in parts for name in group.attrs[part]]
+
+
+def _options(layers: Layers) -> dict[str, Any]:
+    """Return the arguments of the MiniVGG that has these layers' shapes."""
+    shapes = {kind: [arrays[0].shape for _, arrays in of_kind] for kind, of_kind in layers.items()}
+    widths = tuple(shape[-1] for shape in shapes["conv2d"])
+    variants = {sum(architecture.blocks, ()): variant for variant, architecture in ARCHITECTURES.items()}
+    counts = {"conv2d": len(widths), "batch_normalization": len(widths) + 1, "dense": 2}
+    if widths not in variants or counts != {kind: len(of_kind) for kind, of_kind in shapes.items()}:
+        found = ", ".join(f"{name} {arrays[0].shape[-1]}" for of_kind in layers.values() for name, arrays in of_kind)
+        wanted = f"convolutions of {' or '.join(map(str, variants))} filters, 5 batch norms and 2 dense layers"
+        raise InputError(f"its layers and their widths are {found or 'none'}; the article's model has {wanted}")
+    first, last = shapes["dense"]
+    # The features of a square image, by the last convolution's channels.
+    side = math.isqrt(first[0] // widths[-1])
+    return {
+        "variant": variants[widths],
+        "num_classes": last[1],
+        "dense_units": first[1],
+        "image_size": side * 2 ** len(ARCHITECTURES[variants[widths]].blocks),
+        "in_channels": shapes["conv2d"][0][2],
+    }
 
 
 def _places(net: MiniVGG) -> dict[str, str]:

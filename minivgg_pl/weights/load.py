@@ -1,7 +1,7 @@
-"""Trained weights: read from the files that this project writes, and written as `.safetensors`."""
+"""Trained weights: read from the files that this project and Keras write, and written as `.safetensors`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -17,11 +17,15 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.runs import checkpoint
 from minivgg_pl.runs.folder import read_summary
+from minivgg_pl.weights.keras_h5 import is_keras_file, read_keras
 
 # The weights that come with the package, VARIANT.safetensors. A maintainer replaces them with
 # `export.py RUN --to safetensors --half --overwrite --output minivgg_pl/weights/pretrained/VARIANT.safetensors`.
 PRETRAINED = Path(__file__).parent / "pretrained"
 SHIPPED = ("classic", "wide")
+KINDS = f"{', '.join(SHIPPED)}, a run folder, a .ckpt, a .safetensors or a Keras file (.h5, .keras)"
+
+NO_NORMALIZATION = "no normalization"
 
 FORMAT = "minivgg_pl"
 # What a weights file says of the run that it comes from, as far as the run said it, and the type of each value.
@@ -40,47 +44,64 @@ class TrainedNetwork:
         metadata: The known values among METADATA: data set, recipe, seed, epochs, and accuracy in [0, 1] on the test
             set.
         source: What it was read from, as typed.
+        assumed: What a Keras file does not say and is taken to be so, in words; NO_NORMALIZATION may be among it.
     """
 
     net: MiniVGG
     class_names: list[str]
     metadata: dict[str, Any] = field(default_factory=dict)
     source: str = ""
+    assumed: tuple[str, ...] = ()
 
 
-def load_trained(source: str | Path) -> TrainedNetwork:
+def load_trained(source: str | Path, classes: Sequence[str] | None = None) -> TrainedNetwork:
     """Read a trained network. No code in the file is run.
 
     Args:
         source: `"classic"` or `"wide"` for the weights that come with this package (`./wide` is a folder), a run folder
-            (its last epoch), a `.ckpt` of this project or a `.safetensors` file that this project wrote.
+            (its last epoch), a `.ckpt` of this project, a `.safetensors` file that this project wrote, or the article's
+            model as Keras 2 or 3 saved it, weights or all, to HDF5 or `.keras`.
+        classes: Names to use in place of the file's own, in the order of the logits.
 
     Raises:
-        InputError: If there is nothing of that kind at `source`, or it is damaged.
+        InputError: If there is nothing of that kind at `source`, it is damaged, or it has another number of classes.
     """
     path, source = Path(source), str(source)
+    assumed: tuple[str, ...] = ()
     if source in SHIPPED:
         path = PRETRAINED / f"{source}.safetensors"
+    elif (path / "saved_model.pb").exists() or Path(f"{path}.index").exists():
+        raise InputError(f"{path}: a format of TensorFlow, not read here; save the Keras model to a .h5 or .keras file")
     elif path.is_dir():
         path = checkpoint.last_checkpoint(path)
     elif not path.is_file():
-        kinds = f"{', '.join(SHIPPED)}, a run folder, a .ckpt or a .safetensors file"
-        raise InputError(f"{path}: there is no such file or folder; give {kinds}")
+        raise InputError(f"{path}: there is no such file or folder; give {KINDS}")
     if path.suffix == ".safetensors":
         options, tensors, class_names, metadata = _read_safetensors(path)
     elif path.suffix == ".ckpt":
         options, tensors, class_names, metadata = _read_checkpoint(path)
+    elif is_keras_file(path):
+        options, tensors = read_keras(path)
+        class_names, metadata = None, {}
+        assumed = (f"images of {options['image_size']} pixels a side in [0, 1]",)
+        if "mean" not in options:
+            assumed += (NO_NORMALIZATION,)
+        names = "classes by number"
+        if [options[name] for name in ("in_channels", "image_size", "num_classes")] == [3, 32, 10]:
+            class_names, names = _read_safetensors(PRETRAINED / "wide.safetensors")[2], "CIFAR-10's classes"
+        assumed += () if classes else (f"{names} (--classes gives others)",)
     else:
-        hint = "; train.py --model.init_from takes Keras files" if path.suffix == ".h5" else ""
-        raise InputError(f"{path}: not a file that this reads; give a run folder, a .ckpt or a .safetensors file{hint}")
+        raise InputError(f"{path}: not a file that this reads; give {KINDS}")
     net = _build(path, options, tensors)
     numbers = [str(number) for number in range(net.options["num_classes"])]
-    class_names = numbers if class_names is None else class_names
+    if classes and len(classes) != len(numbers):
+        raise InputError(f"--classes: {len(classes)} names ({classes[0]}, ...), and {path} has {len(numbers)} classes")
+    class_names = list(classes) if classes else numbers if class_names is None else class_names
     if not isinstance(class_names, list) or [type(name) for name in class_names] != [str] * len(numbers):
         raise InputError(f"{path}: it does not name its {len(numbers)} classes, but says {str(class_names)[:60]}")
     # The file may come from anyone: a value of another type is as good as none.
     known = {name: metadata[name] for name, kind in METADATA.items() if isinstance(metadata.get(name), kind)}
-    return TrainedNetwork(net, class_names, known, source)
+    return TrainedNetwork(net, class_names, known, source, assumed)
 
 
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
