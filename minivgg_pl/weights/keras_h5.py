@@ -1,10 +1,11 @@
 """Keras files of the article's model: read in every layout of Keras 2 and 3, and written for Keras 3, without Keras.
 
 HDF5 has links to other files, data in other files, and small files that unpack to gigabytes. Only plain arrays that lie
-in the file itself are read here. A saved model's config can name code: it is not read.
+in the file itself are read here. A saved model's config can name code: it is read as JSON, and nothing in it is built.
 """
 
 import io
+import json
 import math
 import re
 import zipfile
@@ -23,6 +24,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.runs.checkpoint import check_archive
+from minivgg_pl.weights.keras_config import read_config
 
 # How HDF5 files start, and zip archives, which `.keras` files are.
 FILE_STARTS = (b"\x89HDF\r\n\x1a\n", b"PK\3\4")
@@ -91,8 +93,8 @@ def read_keras(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         InputError: If the file is damaged, not Keras', or of another architecture (the message names the layer).
     """
-    with _opened(path) as file:
-        normalization = _kept_normalization(file)
+    with _opened(path) as (file, config):
+        normalization = (config and read_config(config)) or _kept_normalization(file)
         layers = _layers(file, bool(normalization), path.stat().st_size)
         options = _options(layers) | normalization
         with torch.device("meta"):
@@ -116,19 +118,20 @@ def read_keras(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a Keras file as HDF5; whatever goes wrong inside is an InputError."""
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open a Keras file: its HDF5 file, and its config or None. Whatever goes wrong inside is an InputError."""
     # Late: not everybody has it.
     import h5py
 
     try:
-        source = path
+        source, config = path, None
         if not h5py.is_hdf5(path):
             check_archive(path)
             with zipfile.ZipFile(path) as archive:
-                source = io.BytesIO(archive.read("model.weights.h5"))
+                source, config = io.BytesIO(archive.read("model.weights.h5")), archive.read("config.json")
         with h5py.File(source, "r") as file:
-            yield file
+            config = file.attrs.get("model_config", config)
+            yield file, config and json.loads(config)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # h5py raises errors of many types for a damaged file
@@ -149,7 +152,7 @@ def _layers(file: Any, is_normalization_known: bool, file_size: int) -> Layers:
     # Keras 2 on Windows joined names with the other slash.
     objects = {place.replace("\\", "/"): file[place] for place in places}
     if not is_normalization_known and any(map(NORMALIZING.search, objects)):
-        raise InputError("it has a Normalization layer, whose numbers are not read: save the model without it")
+        raise InputError("its Normalization layer is known from a whole model alone: save that, as .keras or .h5")
     # Integers are seeds and counters.
     arrays = {place: found for place, found in objects.items() if getattr(found, "dtype", np.dtype(int)).kind == "f"}
     named: dict[str, list[Any]] = defaultdict(list)

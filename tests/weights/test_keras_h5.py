@@ -109,11 +109,18 @@ def test_each_layout_of_keras_2_is_read(models, write, options, tmp_path):
     assert largest_difference(models["classic"], tmp_path / "weights.hdf5") < 5e-6
 
 
-def test_a_normalization_is_not_overlooked(models, tmp_path):
+def test_a_normalization_is_read_from_a_whole_model_and_missed_elsewhere(models, tmp_path):
+    head = [keras.Input((32, 32, 3)), layers.Rescaling(1 / 255), layers.RandomFlip()]
     normalization = layers.Normalization(mean=[0.5, 0.4, 0.3], variance=[0.04, 0.09, 0.16])
-    keras.Sequential([keras.Input((32, 32, 3)), normalization, *models["wide"].layers]).save(tmp_path / "it.h5")
-    with pytest.raises(InputError, match="it has a Normalization layer, whose numbers are not read"):
-        load_trained(tmp_path / "it.h5")
+    model = keras.Sequential([*head, normalization, *models["wide"].layers])
+    for name in ("it.keras", "it.h5"):
+        model.save(tmp_path / name)
+        options = load_trained(tmp_path / name).net.options
+        assert options["mean"] == [0.5, 0.4, 0.3]
+        assert options["std"] == pytest.approx([0.2, 0.3, 0.4])
+    model.save_weights(tmp_path / "it.weights.h5")
+    with pytest.raises(InputError, match="its Normalization layer is known from a whole model alone"):
+        load_trained(tmp_path / "it.weights.h5")
 
 
 def test_what_the_file_does_not_say_is_told(models, tmp_path, capfd):
@@ -160,8 +167,31 @@ def changed(change):
     return keras.Sequential([keras.Input((32, 32, 3)), *parts])
 
 
+def _exchange(parts):
+    parts[1], parts[2] = parts[2], parts[1]
+
+
 def _set(index, layer):
     return lambda parts: parts.__setitem__(index, layer)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_exchange, r"has relu where this one has BatchNormalization \(layer batch_normalization"),
+        (_set(1, layers.LeakyReLU(name="leaky")), r"has relu where this one has LeakyReLU \(layer leaky\)"),
+        (_set(0, layers.Conv2D(32, 3, name="valid")), "its layer valid has padding valid, and the article's"),
+        (_set(2, layers.BatchNormalization(epsilon=1e-5, name="bn")), "its layer bn has epsilon 1e-05"),
+        (_set(-5, layers.GlobalAveragePooling2D(name="gap")), r"has Flatten where this one has Glob.* \(layer gap\)"),
+        (lambda parts: parts.append(layers.Dense(2, name="more")), r"has the end where this one has Dense \(layer m"),
+        (lambda parts: parts.pop(), "has Dense where this one has the end"),
+        (lambda parts: parts.insert(0, layers.Rescaling(1 / 127.5, -1, name="scale")), "its layer scale has scale"),
+    ],
+)
+def test_a_whole_model_of_another_architecture_is_refused_with_the_layer(change, message, tmp_path):
+    changed(change).save(tmp_path / "it.keras")
+    with pytest.raises(InputError, match=f"it.keras: .*{message}"):
+        load_trained(tmp_path / "it.keras")
 
 
 @pytest.mark.parametrize(
