@@ -160,13 +160,14 @@ def _layers(file: Any, is_normalization_known: bool, file_size: int) -> Layers:
     if names := _names(objects["model_weights"] if root else file, "layer_names"):
         for place in (f"{root}{name}/{own}" for name in names for own in _names(objects[root + name], "weight_names")):
             if place in arrays:
-                named[place.rpartition("/")[0].removeprefix(root)].append(arrays[place])
+                named[place.rpartition("/")[0]].append(arrays[place])
     else:
         matches = filter(None, map(NUMBERED.fullmatch, arrays))
         for match in sorted(matches, key=lambda match: (int(match[2] or 0), int(match[3]))):
             named[match[1]].append(arrays[match[0]])
     layers: Layers = {kind: [] for kind in KINDS.values()}
-    for name, own in named.items():
+    for place, own in named.items():
+        name = place.rpartition("/")[2]
         # Keras writes none of these. A chunk may be larger than its array, and unpack to gigabytes.
         if any(array.is_virtual or array.external or array.chunks or array.nbytes > file_size for array in own):
             raise InputError(f"its layer {name} is not made of plain arrays in the file")

@@ -244,6 +244,18 @@ def test_a_small_file_that_describes_gigabytes_is_refused(tmp_path):
         load_trained(tmp_path / "it.h5")
 
 
+@pytest.mark.parametrize("place", ["model_weights", "model_weights/My.X2", "model_weights/My.X2/My.X2/kernel:0"])
+def test_links_of_keras_2_files_are_not_followed(models, place, tmp_path):
+    for name in ("it.h5", "secret.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            of_keras_2(file, models["classic"], root="model_weights")
+    with h5py.File(tmp_path / "it.h5", "r+") as file:
+        del file[place]
+        file[place] = h5py.ExternalLink(tmp_path / "secret.h5", place)
+    with pytest.raises(InputError, match="it.h5: "):
+        load_trained(tmp_path / "it.h5")
+
+
 def test_the_formats_of_tensorflow_get_a_hint(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "saved_model.pb").touch()
