@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from minivgg_pl import MiniVGG
+from minivgg_pl.cli.evaluate import main as evaluate
+from minivgg_pl.cli.export import main as export
 from minivgg_pl.cli.predict import main as predict
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.errors import InputError
@@ -139,8 +141,10 @@ def test_what_the_file_does_not_say_is_told(models, tmp_path, capfd):
         assert set(out.rstrip("\n").split("\t")[1::2]) == names
         assert "assumed, since Keras does not say it: images of 32 pixels a side in [0, 1], no normalization" in error
         assert ("CIFAR-10's classes (--classes gives others)" in error) == (not classes)
-    assert predict([*command, "--classes=cat,dog"]) == 2
-    assert "--classes: 2 names (cat, ...), and" in capfd.readouterr().err
+    weights = str(tmp_path / "it.weights.h5")
+    for main, options in ((predict, command), (evaluate, [weights]), (export, [weights, "--to=onnx"])):
+        assert main([*options, "--classes=cat,dog"]) == 2
+        assert "--classes: 2 names (cat, ...), and" in capfd.readouterr().err
     assert normalization_of(tmp_path / "it.weights.h5") == {}
 
 
