@@ -15,7 +15,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
-from minivgg_pl.data.class_folders import names_of_class_folders, some
+from minivgg_pl.data.class_folders import some
+from minivgg_pl.data.image_files import image_endings
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import PART_SUFFIX, try_lock
 
@@ -47,7 +48,9 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
         if archive.exists():
             _require_md5(archive, CIFAR10.tgz_md5)
         else:
-            if root.is_dir() and len(classes := names_of_class_folders(root)) > 1:
+            images = (path for pattern in ("*/*", "[Tt]rain*/*/*") for path in root.glob(pattern))
+            classes = sorted({path.parent.name for path in images if path.name.lower().endswith(image_endings())})
+            if len(classes) > 1:
                 raise InputError(
                     f"--data.root {root}: it holds class folders ({some(classes)}) and no CIFAR-10: give --data {root} "
                     "to train on their images, or another --data.root"

@@ -1,7 +1,6 @@
-"""The cache of decoded images: one file of rows, found again by name, size and time of writing."""
+"""The cache of decoded images: one file that grows, in which an image is found by its path, size and time."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,66 +8,60 @@ from tqdm import tqdm
 
 from minivgg_pl.data.images import read_image
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import atomic_file
 
 
 def decode_images(
-    path: Path, files: Sequence[str], keys: np.ndarray, size: int, channels: int, title: str
-) -> tuple[np.ndarray, dict[int, str], list[str]]:
-    """Decode image files into a cache file, but for those that it has.
+    path: Path, files: Sequence[str], keys: Sequence[int], size: int, channels: int
+) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    """Append image files to a cache file, but for those that it has.
 
     Args:
-        path: The cache file; a damaged one, or one of other images, is made anew.
+        path: The cache file.
         files: The images.
-        keys: `(N,)` uint64 above 0, one an image: a row with its key is not decoded again.
+        keys: One for each image, of 64 bits; an image whose key is in the file is not decoded.
         size: Height and width that the images are brought to, in pixels.
         channels: 3 for colour, 1 for grey.
-        title: What the progress bar calls the images.
 
     Returns:
-        The images, a memory-mapped `(N, H, W, C)` uint8, black where one cannot be read; why those cannot be read, by
-        their number; and what was said of others while they were decoded. Both begin with the path.
+        All images in the file, a memory-mapped `(M, H, W, C)` uint8; which of them each of `files` is, `(N,)` int64, -1
+        for one that cannot be read; why those cannot be read; and what was said of others while they were decoded.
 
     Raises:
         InputError: If the cache cannot be written.
     """
-    dtype = np.dtype([("key", np.uint64), ("pixels", np.uint8, (size, size, channels))])
-    broken: dict[int, str] = {}
+    row = np.zeros((), [("key", np.uint64), ("pixels", np.uint8, (size, size, channels))])
+    places = _places(_load(path, row.dtype))
+    broken: list[str] = []
     warned: list[str] = []
-
-    def decode(number: int) -> bytes:
-        file, row = files[number], np.zeros((), dtype)
+    if missing := [number for number, key in enumerate(keys) if key not in places]:
         try:
-            row["pixels"], row["key"] = read_image(file, size, channels, warned.append), keys[number]
-        except InputError as error:
-            broken[number] = str(error)
-        return row.tobytes()
-
-    old = _load(path, dtype)
-    unread = np.flatnonzero(old["key"] != keys) if len(old) == len(keys) else None
-    # A row without a key could not be read before. Its permission may have changed, which no key tells.
-    if unread is not None and not old["key"][unread].any() and all(decode(n) and n in broken for n in unread.tolist()):
-        return old["pixels"], broken, warned
-    row_of = {key: row for row, key in enumerate(old["key"].tolist()) if key}
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": keys.shape}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written, not mapped: on a full disk, a write into a mapping kills the process.
-        with atomic_file(path) as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for number, key in enumerate(tqdm(keys.tolist(), title, unit=" images", disable=None)):
-                file.write(old[row_of[key]].tobytes() if key in row_of else decode(number))
-    except OSError as error:
-        raise InputError(
-            f"{path.parent} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"
-        ) from error
-    return _load(path, dtype)["pixels"], broken, warned
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a row is written as a whole, since other processes may append theirs.
+            with path.open("ab", buffering=0) as file:
+                # A write may have been cut short.
+                file.write(bytes(-file.tell() % row.nbytes))
+                for number in tqdm(missing, "decoding", unit=" images", disable=None):
+                    try:
+                        row["pixels"] = read_image(files[number], size, channels, warned.append)
+                    except InputError as error:
+                        broken.append(str(error))
+                    else:
+                        row["key"] = keys[number]
+                        file.write(row.tobytes())
+        except OSError as error:
+            raise InputError(
+                f"{path.parent} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"
+            ) from error
+    cache = _load(path, row.dtype)
+    places = _places(cache)
+    return cache["pixels"], np.array([places.get(key, -1) for key in keys], dtype=np.int64), broken, warned
 
 
 def _load(path: Path, dtype: np.dtype) -> np.ndarray:
+    length = path.stat().st_size // dtype.itemsize if path.exists() else 0
     # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
-    with suppress(OSError, ValueError, EOFError):
-        array = np.load(path, mmap_mode="c")
-        if array.dtype == dtype and array.ndim == 1:
-            return array
-    return np.zeros(0, dtype)
+    return np.memmap(path, dtype, mode="c", shape=length) if length else np.zeros(0, dtype)
+
+
+def _places(cache: np.ndarray) -> dict[int, int]:
+    return {key: place for place, key in enumerate(cache["key"].tolist())}

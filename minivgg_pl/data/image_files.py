@@ -22,45 +22,40 @@ def image_endings() -> tuple[str, ...]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files in a folder and below, sorted, without hidden ones and linked folders.
+    """Return those of `all_files` that are images by their names, sorted.
 
     Raises:
         InputError: If a folder cannot be read.
     """
-    return list_files(folder)[0]
+    return sorted(path for path in all_files(folder) if path.name.lower().endswith(image_endings()))
 
 
-def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return `image_files`, and the other files and the linked folders beside them, sorted.
+def all_files(folder: Path) -> list[Path]:
+    """Return the files in a folder and below, and the linked folders, without hidden ones.
 
     Raises:
         InputError: If a folder cannot be read.
     """
-    images, others = [], []
+    files: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not is_passed_over(name)]
+        folders[:] = filter(_is_taken, folders)
         # Followed, a link could lead in circles.
-        others += [Path(place, name) for name in folders if Path(place, name).is_symlink()]
-        for name in names:
-            if not name.startswith("."):
-                (images if name.lower().endswith(image_endings()) else others).append(Path(place, name))
-    return sorted(images), sorted(others)
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        files += [Path(place, name) for name in [*names, *links] if not name.startswith(".")]
+    return files
 
 
-def is_passed_over(name: str) -> bool:
-    """Return whether a folder of this name is hidden, or one that systems put beside images."""
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
-
-
-def listing(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the folders in a folder, and of the files and the folders passed over; none is hidden.
+def subfolders(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder, without hidden ones and SYSTEM_FOLDERS.
 
     Raises:
         InputError: If the folder cannot be read.
     """
-    _, folders, files = next(os.walk(folder, onerror=_raise))
-    taken = sorted(name for name in folders if not is_passed_over(name))
-    return taken, sorted(name for name in {*folders, *files} - {*taken} if not name.startswith("."))
+    return sorted(filter(_is_taken, next(os.walk(folder, onerror=_raise))[1]))
+
+
+def _is_taken(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS
 
 
 def _raise(error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
-from minivgg_pl.data.class_folders import Sample, counted, find_class_folders, some
+from minivgg_pl.data.class_folders import Sample, find_class_folders
 from minivgg_pl.data.image_cache import decode_images
 from minivgg_pl.data.images import MODES
 from minivgg_pl.data.loader import ImageDataset
@@ -23,8 +24,8 @@ HELD_OUT_SHARE = 0.2
 CACHE = ".minivgg_cache"
 # Larger sets are read from the cache batch by batch, and are not copied to a GPU.
 MAX_BYTES_IN_MEMORY = 4 * 2**30
-# A message names no more.
-MOST_BROKEN = 10
+# A message names no more images.
+MOST_LISTED = 10
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -69,7 +70,7 @@ class ImageFolderDataModule(ImageDataModule):
         if in_channels not in MODES:
             raise InputError(f"in_channels is {in_channels}: give 3 for colour or 1 for grey")
         root, cache_dir = str(root), cache_dir and str(cache_dir)  # checkpoints hold plain types alone
-        folder = Path(root).expanduser()
+        folder = self._root = Path(root).expanduser()
         self._found = find_class_folders(folder)
         self.samples = self._found.samples
         name, train_size = folder.resolve().name, len(self.samples["train"])
@@ -97,17 +98,16 @@ class ImageFolderDataModule(ImageDataModule):
         self.integrity = f"no sums are published for them; fingerprint {self.fingerprint}"
         self._keys = {split: keys for split, (_, keys) in digests.items()}
         cache = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
-        # Several folders may share a cache.
-        owner = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-        layout = f"{image_size}x{image_size}x{in_channels}"
-        self._cached = {split: cache / f"{owner}-{split}-{layout}.npy" for split in self._files}
+        self._cache = cache / f"{name}-{image_size}x{image_size}x{in_channels}.rows"
 
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""
         broken = [reason for split in self.splits for reason in self._read(split)[2]]
-        self._refuse(broken)
+        if broken and not self.hparams.skip_broken:
+            how = "repair or delete them, or leave them out with --data.skip_broken true"
+            raise InputError(f"{self._name}: {self._listed(f'cannot be read ({how})', broken)}")
         if broken and not self.skipped:
-            self._say(f"{counted(len(broken))} left out as unreadable: {self._listed(broken)}")
+            self._say(self._listed("left out as unreadable", broken))
         self.skipped = broken
         self._found.check_sizes(self.val_size)
 
@@ -119,38 +119,27 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self, split: Split) -> ImageDataset:
         """Return the images of one of `splits`."""
-        pixels, rows, broken = self._read(split)
-        self._refuse(broken)
+        pixels, rows, _ = self._read(split)
         labels = torch.tensor([label for _, label in self.samples[split]])
-        is_small = pixels.nbytes <= MAX_BYTES_IN_MEMORY
-        images, kept = (pixels[rows], None) if is_small else (pixels, torch.from_numpy(rows))
-        folder = Path(self.hparams.root).expanduser()
-        names = [os.path.relpath(path, folder) for path, _ in self.samples[split]]
+        names = [os.path.relpath(path, self._root) for path, _ in self.samples[split]]
+        is_small = len(rows) * math.prod(self.image_shape) <= MAX_BYTES_IN_MEMORY
+        images, kept = (pixels[rows], None) if is_small else (np.asarray(pixels), torch.from_numpy(rows))
         return ImageDataset(torch.from_numpy(images), labels, len(self.class_names), kept, names)
 
     def _read(self, split: Split) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Return the cached images, the rows of those that could be read, and why the others could not."""
+        """Return the cached images, which of them this split's are, and why others cannot be read."""
         files, (channels, size, _) = self._files[split], self.image_shape
         paths = [path for path, _ in files]
-        pixels, broken, warned = decode_images(
-            self._cached[split], paths, self._keys[split], size, channels, f"decoding {split}"
-        )
-        rows = np.array([row for row in range(len(files)) if row not in broken], dtype=np.int64)
-        self.samples[split] = [files[row] for row in rows]
+        pixels, rows, broken, warned = decode_images(self._cache, paths, self._keys[split], size, channels)
+        self.samples[split] = [sample for sample, row in zip(files, rows.tolist(), strict=True) if row >= 0]
         if warned:
-            self._say(f"read with a warning: {self._listed(warned)}")
-        return np.asarray(pixels), rows, list(broken.values())
+            self._say(self._listed("read with a warning", warned))
+        return pixels, rows[rows >= 0], broken
 
-    def _listed(self, said: Sequence[str]) -> str:
+    def _listed(self, what: str, images: Sequence[str]) -> str:
         # Paths below the folder: it is named once.
-        return some([text.removeprefix(f"{self._found.folder}{os.sep}") for text in said], MOST_BROKEN, "; ")
-
-    def _refuse(self, broken: list[str]) -> None:
-        if broken and not self.hparams.skip_broken:
-            raise InputError(
-                f"{self._name}: {counted(len(broken))} cannot be read (repair or delete them, or leave them out with "
-                f"--data.skip_broken true): {self._listed(broken)}"
-            )
+        first = [text.removeprefix(f"{self._found.folder}{os.sep}") for text in images[:MOST_LISTED]]
+        return f"{len(images):,} of the images {what}: {'; '.join(first)}"
 
     def _say(self, what: str) -> None:
         rank_zero_info(as_line(f"{self._name}: {what}"))
@@ -170,9 +159,9 @@ def _num_held_out(val_size: float | None, train_size: int, splits: Collection[st
     return int(size)
 
 
-def _digests(folder: Path, samples: Sequence[Sample]) -> tuple[str, np.ndarray]:
-    """Return the digest of a split's names, classes and sizes, and a key for each file: its name, size and time."""
-    names, keys = hashlib.sha256(), []
+def _digests(folder: Path, samples: Sequence[Sample]) -> tuple[str, list[int]]:
+    """Return the digest of a split's names, classes and sizes, and a key for each file: its path, size and time."""
+    place, names, keys = str(folder.resolve()), hashlib.sha256(), []
     for path, label in samples:
         name, size, time = path.removeprefix(f"{folder}{os.sep}"), 0, 0
         # A link that leads nowhere is reported with the images that cannot be read.
@@ -180,5 +169,6 @@ def _digests(folder: Path, samples: Sequence[Sample]) -> tuple[str, np.ndarray]:
             status = os.stat(path)
             size, time = status.st_size, status.st_mtime_ns
         names.update(json.dumps([name, label, size]).encode())
-        keys.append(hashlib.sha256(json.dumps([name, size, time]).encode()).digest()[:8])
-    return names.hexdigest()[:16], np.frombuffer(b"".join(keys), dtype=np.uint64)
+        key = hashlib.sha256(json.dumps([place, name, size, time]).encode()).digest()
+        keys.append(int.from_bytes(key[:8]))
+    return names.hexdigest()[:16], keys

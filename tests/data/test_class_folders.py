@@ -1,10 +1,8 @@
 """Kinds of folders that people have: what is found in each, or the line that refuses it. The images are empty files."""
 
-import os
-
 import pytest
 
-from minivgg_pl.data.class_folders import find_class_folders, names_of_class_folders
+from minivgg_pl.data.class_folders import find_class_folders
 from minivgg_pl.errors import InputError
 
 PETS = ("cat/1.jpg", "cat/2.jpg", "dog/1.png", "dog/2.PNG")
@@ -97,7 +95,9 @@ def test_what_is_not_clear_is_refused(tmp_path, files, message):
         find_class_folders(make(tmp_path, *files))
 
 
-def test_a_file_and_a_circle_of_links_are_refused(tmp_path):
+def test_no_folder_a_file_and_a_circle_of_links_are_refused(tmp_path):
+    with pytest.raises(InputError, match="nowhere: there is no such folder"):
+        find_class_folders(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"1\.jpg: it is a file; give a folder"):
         find_class_folders(make(tmp_path, *PETS) / "cat" / "1.jpg")
     (tmp_path / "round").symlink_to(tmp_path)
@@ -108,24 +108,22 @@ def test_a_file_and_a_circle_of_links_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("files", "val_size", "line"),
     [
-        (PETS, 1, "4 images of 2 classes (cat 2, dog 2); 1 held out for validation, and tested on"),
         (
-            [*below("train"), *below("Valid"), *below("test"), "test/a.txt", "holdout/1.jpg", "train/cat/notes.txt"],
+            [*below("train"), *below("Valid"), *below("test"), "test/a.txt", "holdout/1.jpg", "train/cat/film.mpg"],
             0,
-            "4 images of 2 classes (cat 2, dog 2); 4 in Valid for validation; 4 in test for the test; left out: "
-            "1 of no image format (train/cat/notes.txt), 2 beside the class folders (test/a.txt, holdout)",
+            "4 images of 2 classes (cat 2, dog 2); val: 4 in Valid; test: 4 in test; left out, since no images in a "
+            "class folder: 3 (holdout/1.jpg, test/a.txt, train/cat/film.mpg)",
         ),
         (
             [*below("pets"), *(f"pets/{n}.jpg" for n in range(5)), "__MACOSX/x.jpg"],
             1,
-            "4 images of 2 classes (cat 2, dog 2); 1 held out for validation, and tested on; left out: "
-            "6 beside the class folders (__MACOSX, pets/0.jpg, pets/1.jpg, ...)",
+            "4 images of 2 classes (cat 2, dog 2); 1 held out for validation; left out, since no images in a class "
+            "folder: 5 (pets/0.jpg, pets/1.jpg, pets/2.jpg, ...)",
         ),
         (
             [*(f"{n:03}/{image}.jpg" for n in range(200) for image in range(2)), "007/2.jpg"],
             80,
-            "401 images of 200 classes (000 2, 001 2, 002 2, ..., fewest: 000 2, most: 007 3); 80 held out for "
-            "validation, and tested on",
+            "401 images of 200 classes (007 3, 000 2, 001 2, ..., 199 2); 80 held out for validation",
         ),
     ],
 )
@@ -133,20 +131,11 @@ def test_a_line_says_what_was_found_and_what_was_left_out(tmp_path, files, val_s
     assert find_class_folders(make(tmp_path, *files)).describe(val_size) == line
 
 
-def test_a_linked_folder_in_a_class_is_not_followed_and_named(tmp_path):
-    make(tmp_path, *PETS)
-    (tmp_path / "cat" / "more").symlink_to(tmp_path / "dog")
-    assert find_class_folders(tmp_path).others == [os.path.join("cat", "more")]
-
-
-@pytest.mark.parametrize(
-    ("files", "names"),
-    [
-        (PETS, ["cat", "dog"]),
-        (below("Training"), ["cat", "dog"]),
-        (["cifar-10-batches-py/data_batch_1", "notes/a.txt", "1.jpg"], []),
-        ([*below("pets"), *below("flowers")], []),
-    ],
-)
-def test_class_folders_are_told_from_other_folders(tmp_path, files, names):
-    assert names_of_class_folders(make(tmp_path, *files)) == names
+def test_linked_class_folders_are_read_and_linked_folders_in_them_are_named(tmp_path):
+    make(tmp_path, *below("in"))
+    (tmp_path / "out").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "out" / name).symlink_to(tmp_path / "in" / name)
+    (tmp_path / "in" / "cat" / "more").symlink_to(tmp_path / "in" / "dog")
+    assert find_class_folders(tmp_path / "in").left_out == ["cat/more"]
+    assert find_class_folders(tmp_path / "out").left_out == []

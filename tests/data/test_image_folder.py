@@ -1,7 +1,6 @@
 """The user's own images: real files in folders, through the data module and through the command."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 from minivgg_pl import ImageFolderDataModule
 from minivgg_pl.data import image_cache, image_folder
 from minivgg_pl.errors import InputError
-from tests.cli.test_bad_input import _Evil
 
 SHADES = {"dark": 40, "light": 200, "middle": 120}
 PER_CLASS = 20
@@ -99,7 +97,7 @@ def test_a_class_of_one_image_cannot_be_held_out(tmp_path):
     assert ImageFolderDataModule(tmp_path).val_size == 1
     (tmp_path / "light" / "00.png").unlink()
     with pytest.raises(
-        InputError, match="class light has 1 image: give it 2 or more that can be read, since one is held out for"
+        InputError, match="too few images that can be read: light 1; give each class 2 or more, since one is held out"
     ):
         ImageFolderDataModule(tmp_path)
 
@@ -117,8 +115,8 @@ def test_a_training_says_once_what_it_trains_on(images, caplog):
         data.prepare_data()
         data.setup("validate")
         data.setup("test")
-    line = "images: 60 images of 3 classes (dark 20, light 20, middle 20); 12 held out for validation, and tested on; "
-    assert caplog.text.count(line + "left out: 1 beside the class folders (notes.txt)") == 1
+    line = "images: 60 images of 3 classes (dark 20, light 20, middle 20); 12 held out for validation; "
+    assert caplog.text.count(line + "left out, since no images in a class folder: 1 (notes.txt)") == 1
     assert caplog.text.count("60 images") == 1
 
 
@@ -168,7 +166,7 @@ BROKEN = ("dark/03.png", "light/05.png", "middle/19.png")
 def test_all_broken_images_are_named_at_once_and_the_others_are_kept(images, decoded):
     _break(images, *BROKEN)
     (images / "dark" / "gone.png").symlink_to("nowhere")
-    with pytest.raises(InputError, match="images: 4 images cannot be read .*skip_broken true") as caught:
+    with pytest.raises(InputError, match="images: 4 of the images cannot be read .*skip_broken true") as caught:
         load(images)
     assert all(f"{name}: not an image" in str(caught.value) for name in BROKEN)
     assert "dark/gone.png: cannot be read (No such file or directory)" in str(caught.value)
@@ -181,7 +179,7 @@ def test_all_broken_images_are_named_at_once_and_the_others_are_kept(images, dec
 
 def test_no_more_than_ten_broken_images_are_named_and_all_are_counted(images):
     _break(images, *(f"light/{number:02}.png" for number in range(12)))
-    with pytest.raises(InputError, match=r"12 images cannot be read .*; light/09.png: [^;]*; \.\.\.$"):
+    with pytest.raises(InputError, match=r"12 of the images cannot be read .*; light/09.png: [^;]*$"):
         load(images)
 
 
@@ -192,7 +190,7 @@ def test_broken_images_are_left_out_with_their_labels(images, decoded, monkeypat
     with caplog.at_level("INFO"):
         data = load(images, skip_broken=True, val_size=12)
     assert [line.partition(":")[0] for line in data.skipped] == [str(images / name) for name in BROKEN]
-    assert caplog.text.count("3 images left out as unreadable: dark/03.png: not an image") == 1
+    assert caplog.text.count("3 of the images left out as unreadable: dark/03.png: not an image") == 1
     assert torch.bincount(torch.cat([data.train_set.labels, data.val_set.labels])).tolist() == [19, 19, 19]
     means = torch.tensor(list(SHADES.values())) / 255
     for images_, targets in (*data.train_dataloader(), *data.val_dataloader()):
@@ -205,7 +203,7 @@ def test_broken_images_are_left_out_with_their_labels(images, decoded, monkeypat
 
 def test_a_class_without_readable_images_is_refused(images):
     _break(images, *(f"light/{number:02}.png" for number in range(PER_CLASS)))
-    with pytest.raises(InputError, match="images: class light has 0 images: give it 2 or more that can be read"):
+    with pytest.raises(InputError, match="images: too few images that can be read: light 0; give each class 2 or more"):
         load(images, skip_broken=True)
 
 
@@ -218,7 +216,7 @@ def test_an_image_is_tried_again_since_its_permission_may_have_changed(images, d
         return real(path, *rest)
 
     monkeypatch.setattr(image_cache, "read_image", refuse)
-    with pytest.raises(InputError, match="1 image cannot be read .*Permission denied"):
+    with pytest.raises(InputError, match="1 of the images cannot be read .*Permission denied"):
         load(images)
     monkeypatch.setattr(image_cache, "read_image", real)
     del decoded[:]
@@ -237,7 +235,7 @@ def test_warnings_of_images_come_in_one_line(tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert len(load(tmp_path / "cut", batch_size=2).train_set) == 3
     (line,) = (record.getMessage() for record in caplog.records if "lacks its end" in record.getMessage())
-    assert line.startswith("cut: read with a warning: dark/0.jpg: it lacks its end: ")
+    assert line.startswith("cut: 2 of the images read with a warning: dark/0.jpg: it lacks its end: ")
     assert "; light/0.jpg: it lacks its end: " in line
 
 
@@ -262,39 +260,19 @@ def test_the_cache_may_lie_elsewhere(images, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def _two_classes_gone(folder):
-    for name in ("light", "middle"):
-        os.rename(folder / name, folder.parent / name)
-
-
-def _empty_class(folder):
-    (folder / "nothing").mkdir()
-
-
-def _other_classes(folder):
-    make_images(folder / "train", per_class=2)
-    make_images(folder / "val", per_class=2, shades={"dark": 40, "light": 200, "odd": 99})
-
-
 @pytest.mark.parametrize(
-    ("change", "options", "message"),
+    ("options", "message"),
     [
-        (_two_classes_gone, {}, "1 class folders; give a folder with one folder of images for each of two"),
-        (_empty_class, {}, "nothing: no images in it; put some there"),
-        (_other_classes, {}, "train and val differ in their classes: middle, odd"),
-        (lambda folder: [make_images(folder / s) for s in ("val", "test")], {}, "val and test but no train folder"),
-        (None, {"val_size": float("nan")}, "val_size is nan"),
-        (None, {"val_size": 0}, "val_size is 0: without a val or test set"),
-        (None, {"val_size": 58}, "val_size is 58"),
-        (None, {"val_size": 2.5}, "a whole number of images, or a share below 1"),
-        (None, {"image_size": 30}, "image_size is 30: give a multiple of 4"),
-        (None, {"in_channels": 2}, "in_channels is 2: give 3 for colour or 1 for grey"),
-        (None, {"shift": 32}, "shift is 32: give 0 to 31 pixels"),
+        ({"val_size": float("nan")}, "val_size is nan"),
+        ({"val_size": 0}, "val_size is 0: without a val or test set"),
+        ({"val_size": 58}, "val_size is 58"),
+        ({"val_size": 2.5}, "a whole number of images, or a share below 1"),
+        ({"image_size": 30}, "image_size is 30: give a multiple of 4"),
+        ({"in_channels": 2}, "in_channels is 2: give 3 for colour or 1 for grey"),
+        ({"shift": 32}, "shift is 32: give 0 to 31 pixels"),
     ],
 )
-def test_bad_folders_and_options_are_refused_before_anything_is_decoded(images, change, options, message):
-    if change:
-        change(images)
+def test_bad_options_are_refused_before_anything_is_decoded(images, options, message):
     with pytest.raises(InputError, match=message):
         ImageFolderDataModule(str(images), **options)
     assert not (images / ".minivgg_cache").exists()
@@ -305,32 +283,22 @@ def test_bad_folders_and_options_are_refused_before_anything_is_decoded(images, 
     [
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
-        lambda path: np.save(path, np.zeros((48, 8, 8, 3), dtype=np.uint8)),
-        lambda path: np.save(path, np.zeros((60, 32, 32, 3))),
-        lambda path: np.save(path, np.array([_Evil(str(path.parent / "ran"))]), allow_pickle=True),
+        lambda path: path.write_bytes(b"x" + path.read_bytes()),
     ],
 )
-def test_a_damaged_cache_is_made_anew(images, damage):
+def test_a_damaged_cache_is_completed(images, damage):
     expected = load(images).train_set.images
     (cache,) = (images / ".minivgg_cache").iterdir()
     damage(cache)
     assert torch.equal(load(images).train_set.images, expected)
-    assert not (cache.parent / "ran").exists()
+    assert cache.stat().st_size % (8 + 32 * 32 * 3) == 0
 
 
 def test_a_full_disk_under_the_cache_is_one_line(images, monkeypatch, tmp_path):
-    with pytest.raises(InputError, match="full cannot be written: .*name another place with --data.cache_dir"):
-        load(images, cache_dir=_full_disk(monkeypatch, tmp_path))
-    assert not list((tmp_path / "full").iterdir())
-
-
-def _full_disk(monkeypatch, tmp_path):
-    """A folder whose files are all /dev/full, which refuses every write."""
     real = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda path, mode="r": real(Path("/dev/full") if path.suffix == ".part" else path, mode)
-    )
-    return tmp_path / "full"
+    monkeypatch.setattr(Path, "open", lambda path, mode="r", **how: real(Path("/dev/full"), mode, **how))
+    with pytest.raises(InputError, match="full cannot be written: .*name another place with --data.cache_dir"):
+        load(images, cache_dir=str(tmp_path / "full"))
 
 
 def test_names_that_look_like_mathematics_are_drawn_as_they_are(tmp_path, train_here):
@@ -362,17 +330,6 @@ def test_paths_may_be_path_objects_and_checkpoints_hold_none(images):
     assert {type(value) for value in data.hparams.values()} <= {str, int, float, bool, type(None)}
 
 
-def test_files_that_are_no_images_are_passed_over(images):
-    for name in ("notes.pdf", "data.h5", "film.mpg"):
-        (images / "dark" / name).write_bytes(b"no image")
-    assert len(ImageFolderDataModule(str(images)).samples["train"]) == 3 * PER_CLASS
-
-
-def test_a_class_may_be_called_train(tmp_path):
-    make_images(tmp_path / "vehicles", shades={"bus": 50, "train": 200})
-    assert ImageFolderDataModule(str(tmp_path / "vehicles")).class_names == ["bus", "train"]
-
-
 def test_a_folder_of_another_name_is_evaluated_whole_and_its_own_only_where_it_was_held_out(images, tmp_path):
     from minivgg_pl.cli.evaluate import _images_to_test
     from minivgg_pl.weights.load import TrainedNetwork
@@ -390,11 +347,6 @@ def test_a_folder_of_another_name_is_evaluated_whole_and_its_own_only_where_it_w
     (images / "dark" / "00.png").unlink()
     with pytest.raises(InputError, match="have changed since"):
         _images_to_test(ImageFolderDataModule(str(images)), network)
-
-
-def test_a_missing_folder_is_refused():
-    with pytest.raises(InputError, match="nowhere: there is no such folder"):
-        ImageFolderDataModule("nowhere")
 
 
 def test_the_command_trains_on_a_folder_and_its_classes_reach_everything(images, tmp_path, train_here, capfd, caplog):

@@ -125,18 +125,12 @@ def test_what_is_no_readable_image_is_refused_by_name(pixels, tmp_path):
 
 
 def test_hidden_files_and_linked_folders_are_no_images_of_a_folder(pixels, tmp_path):
-    for name in ("b.png", "more/a.PNG", ".b.png", ".hidden/a.png", "notes.txt"):
+    for name in ("b.png", "more/a.PNG", "more/c.MPO", ".b.png", ".hidden/a.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / name, format="PNG")
     # In a circle.
     (tmp_path / "more" / "loop").symlink_to(tmp_path)
-    assert [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)] == ["b.png", "more/a.PNG"]
-
-
-def test_stereo_images_are_images_of_a_folder(pixels, tmp_path):
-    image = Image.fromarray(pixels)
-    image.save(tmp_path / "a.MPO", format="MPO", save_all=True, append_images=[image])
-    assert image_files(tmp_path) == [tmp_path / "a.MPO"]
+    assert [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)] == ["b.png", "more/a.PNG", "more/c.MPO"]
 
 
 # Values 0 to 252 from left to right, mean 126, on 64 x 64 pixels.
