@@ -62,7 +62,7 @@ class ClassFolders:
         classes = [f"{name} {count:,}" for name, count in counts.most_common()]
         if len(classes) > MOST_CLASSES:
             classes[MOST_NAMES:-1] = ["..."]
-        parts = [f"{counts.total():,} images of {len(counts)} classes ({', '.join(classes)})"]
+        parts = [f"{self.folder}: {counts.total():,} images of {len(counts)} classes ({', '.join(classes)})"]
         if num_held_out:
             parts.append(f"{num_held_out:,} held out for validation")
         for split in [split for split in self.samples if split != "train"]:

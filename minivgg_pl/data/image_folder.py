@@ -88,8 +88,6 @@ class ImageFolderDataModule(ImageDataModule):
         )
         self.save_hyperparameters()
         self._files = dict(self.samples)
-        # With the folder that was looked through, if any.
-        self._name = str(Path(name, self._found.folder.relative_to(folder)))
         self.skipped: list[str] = []
         # Once: an image that goes away while the network trains must not lose the result.
         digests = {split: _digests(self._found.folder, files) for split, files in self._files.items()}
@@ -105,9 +103,9 @@ class ImageFolderDataModule(ImageDataModule):
         broken = [reason for split in self.splits for reason in self._read(split)[2]]
         if broken and not self.hparams.skip_broken:
             how = "repair or delete them, or leave them out with --data.skip_broken true"
-            raise InputError(f"{self._name}: {self._listed(f'cannot be read ({how})', broken)}")
+            raise InputError(self._listed(f"cannot be read ({how})", broken))
         if broken and not self.skipped:
-            self._say(self._listed("left out as unreadable", broken))
+            rank_zero_info(self._listed("left out as unreadable", broken))
         self.skipped = broken
         self._found.check_sizes(self.val_size)
 
@@ -115,7 +113,7 @@ class ImageFolderDataModule(ImageDataModule):
         """Load what `stage` needs; before a training, say in a line what it is."""
         super().setup(stage)
         if stage == "fit":
-            self._say(self._found.describe(self.val_size))
+            rank_zero_info(as_line(self._found.describe(self.val_size)))
 
     def load(self, split: Split) -> ImageDataset:
         """Return the images of one of `splits`."""
@@ -133,16 +131,13 @@ class ImageFolderDataModule(ImageDataModule):
         pixels, rows, broken, warned = decode_images(self._cache, paths, self._keys[split], size, channels)
         self.samples[split] = [sample for sample, row in zip(files, rows.tolist(), strict=True) if row >= 0]
         if warned:
-            self._say(self._listed("read with a warning", warned))
+            rank_zero_info(self._listed("read with a warning", warned))
         return pixels, rows[rows >= 0], broken
 
     def _listed(self, what: str, images: Sequence[str]) -> str:
-        # Paths below the folder: it is named once.
-        first = [text.removeprefix(f"{self._found.folder}{os.sep}") for text in images[:MOST_LISTED]]
-        return f"{len(images):,} of the images {what}: {'; '.join(first)}"
-
-    def _say(self, what: str) -> None:
-        rank_zero_info(as_line(f"{self._name}: {what}"))
+        folder = self._found.folder
+        first = [text.removeprefix(f"{folder}{os.sep}") for text in images[:MOST_LISTED]]
+        return as_line(f"{folder}: {len(images):,} of the images {what}: {'; '.join(first)}")
 
 
 def _num_held_out(val_size: float | None, train_size: int, splits: Collection[str]) -> int:

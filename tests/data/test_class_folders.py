@@ -128,7 +128,8 @@ def test_no_folder_a_file_and_a_circle_of_links_are_refused(tmp_path):
     ],
 )
 def test_a_line_says_what_was_found_and_what_was_left_out(tmp_path, files, val_size, line):
-    assert find_class_folders(make(tmp_path, *files)).describe(val_size) == line
+    found = find_class_folders(make(tmp_path, *files))
+    assert found.describe(val_size) == f"{found.folder}: {line}"
 
 
 def test_linked_class_folders_are_read_and_linked_folders_in_them_are_named(tmp_path):
