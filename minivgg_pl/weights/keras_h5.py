@@ -12,7 +12,6 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +70,13 @@ def keras_bytes(net: MiniVGG) -> bytes:
         for name in NORMALIZATION:
             if net.options[name] is not None:
                 file.attrs[ATTRIBUTE + name] = net.options[name]
-        for name, place in _places(net).items():
-            file[place] = _to_keras(net, name, tensors[name]).numpy()
-            file[place].parent.attrs["name"] = place.split("/")[1]
+        counts: Counter[str] = Counter()
+        for kind, names in _weights(net):
+            layer = f"{kind}_{counts[kind]}" if counts[kind] else kind
+            counts[kind] += 1
+            for number, name in enumerate(names):
+                file[f"layers/{layer}/vars/{number}"] = _to_keras(net, name, tensors[name]).numpy()
+            file[f"layers/{layer}/vars"].attrs["name"] = layer
     return buffer.getvalue()
 
 
@@ -100,17 +103,14 @@ def read_keras(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with torch.device("meta"):
             net = MiniVGG(**options)
         expected, tensors = net.state_dict(), {}
-        for name, module in net.named_modules():
-            if type(module) not in LAYERS:
-                continue
-            kind, variables = LAYERS[type(module)]
+        for kind, names in _weights(net):
             layer, arrays = layers[kind].pop(0)
-            for weight, array in zip((f"{name}.{variable}" for variable in variables), arrays, strict=True):
-                wanted = _to_keras(net, weight, expected[weight]).shape
+            for name, array in zip(names, arrays, strict=True):
+                wanted = tuple(_to_keras(net, name, expected[name]).shape)
                 if array.shape != wanted:
-                    shapes = f"shape {array.shape} where {weight} of {options['variant']} has {tuple(wanted)}"
+                    shapes = f"shape {array.shape} where {name} of {options['variant']} has {wanted}"
                     raise InputError(f"its layer {layer} has {shapes} in Keras' order")
-                tensors[weight] = _from_keras(net, weight, torch.from_numpy(np.asarray(array, dtype=np.float32)))
+                tensors[name] = _from_keras(net, name, torch.from_numpy(np.asarray(array, dtype=np.float32)))
     # What no Keras file holds.
     own = {name: torch.tensor(values).view(1, -1, 1, 1) for name, values in normalization.items() if values}
     own |= {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")}
@@ -180,10 +180,7 @@ def _layers(file: Any, is_normalization_known: bool, file_size: int) -> Layers:
 
 
 def _names(group: Any, attribute: str) -> list[str]:
-    """Return the names in an attribute, which Keras splits into numbered ones where they are many."""
-    numbered = takewhile(group.attrs.__contains__, (f"{attribute}{number}" for number in count()))
-    parts = [attribute] if attribute in group.attrs else numbered
-    return [name.decode() if isinstance(name, bytes) else name for part in parts for name in group.attrs[part]]
+    return [name.decode() if isinstance(name, bytes) else name for name in group.attrs.get(attribute, [])]
 
 
 def _options(layers: Layers) -> dict[str, Any]:
@@ -208,17 +205,12 @@ def _options(layers: Layers) -> dict[str, Any]:
     }
 
 
-def _places(net: MiniVGG) -> dict[str, str]:
-    """Return the place of each weight of `net` in a Keras file, by its name in the state dict."""
-    places: dict[str, str] = {}
-    counts: Counter[str] = Counter()
+def _weights(net: MiniVGG) -> Iterator[tuple[str, list[str]]]:
+    """Yield Keras' name of each layer with weights, without its number, and their names in the state dict."""
     for name, module in net.named_modules():
         if type(module) in LAYERS:
             kind, variables = LAYERS[type(module)]
-            layer = f"{kind}_{counts[kind]}" if counts[kind] else kind
-            counts[kind] += 1
-            places |= {f"{name}.{variable}": f"layers/{layer}/vars/{i}" for i, variable in enumerate(variables)}
-    return places
+            yield kind, [f"{name}.{variable}" for variable in variables]
 
 
 def _to_keras(net: MiniVGG, name: str, tensor: Tensor) -> Tensor:

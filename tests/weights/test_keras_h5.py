@@ -60,7 +60,7 @@ def test_what_keras_3_saves_computes_the_same(models, variant, name, tmp_path):
     assert load_trained(path).net.options["variant"] == variant
 
 
-def of_keras_2(file, model, root="", nested="", parts=1):
+def of_keras_2(file, model, root="", nested=""):
     """Write what Keras 2's `save_weights("it.h5")` writes, here with names of the user's own."""
     group = file.require_group(f"/{root}")
     names = []
@@ -72,8 +72,7 @@ def of_keras_2(file, model, root="", nested="", parts=1):
             places.append(f"{nested}{names[-1].decode()}/{variable.name}:0".encode())
             own[places[-1].decode()] = variable.numpy()
         own.attrs["weight_names"] = places
-    for number, part in enumerate(np.array_split(names, parts)):
-        group.attrs["layer_names" if parts == 1 else f"layer_names{number}"] = part
+    group.attrs["layer_names"] = names
 
 
 def numbered(file, model, folder="_layer_checkpoint_dependencies/", step=2):
@@ -95,7 +94,6 @@ def numbered(file, model, folder="_layer_checkpoint_dependencies/", step=2):
         (of_keras_2, {}),
         (of_keras_2, {"root": "model_weights"}),
         (of_keras_2, {"nested": "sequential_7/"}),
-        (of_keras_2, {"parts": 3}),
         (numbered, {}),
         (numbered, {"folder": "layers/", "step": 1}),
         # As written on Windows.
