@@ -20,6 +20,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+WEIGHTS = "classic, wide, a run folder, .ckpt, .safetensors, or Keras' .h5 or .keras"
 NOTHING_TRAINED = "terminated. Nothing was trained yet"
 # The last part of an option, or advice in its place, and what people type who know it from other programs.
 SYNONYMS = {
@@ -48,7 +49,7 @@ class OneLineArgumentParser(argparse.ArgumentParser):
     """Takes no abbreviations, and reports bad input in one line, without the usage text above it."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
+        super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with code 2."""
@@ -58,8 +59,7 @@ class OneLineArgumentParser(argparse.ArgumentParser):
 
 def hint_for(message: str, known: Sequence[str]) -> str:
     """Return which of the `known` options (such as `--model.lr`) a parser's message may be about, or nothing."""
-    pattern = r"(?:validation failed: )?(?:unrecognized arguments: |(?:option|key) ')([\w.-]+)"
-    if not (typed := re.match(pattern, message, re.IGNORECASE)):
+    if not (typed := re.search(r"(?:unrecognized arguments: |(?:option|key) ')([\w.-]+)", message, re.IGNORECASE)):
         return ""
     word = typed[1].lstrip("-").replace("-", "_").lower()
     last = word.rpartition(".")[2]
@@ -70,7 +70,7 @@ def hint_for(message: str, known: Sequence[str]) -> str:
         if " " in meant and set(re.findall(r"--[\w.]+", meant)) <= set(known):
             return f"{meant}; "
     longer = [option for option in known if option.startswith(f"--{word}")]
-    alike = longer or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.8)
+    alike = longer or [by_last[name] for name in difflib.get_close_matches(last, by_last, n=1, cutoff=0.75)]
     return f"did you mean {alike[0]}? " if alike else ""
 
 

@@ -2,13 +2,13 @@
 
 import shutil
 import sys
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minivgg_pl.cli.command import OneLineArgumentParser, guarded, load_weights
+from minivgg_pl.cli.command import WEIGHTS, OneLineArgumentParser, guarded, load_weights
 from minivgg_pl.cli.short_names import data_arguments
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder
@@ -43,21 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """Return this command's own options, and those of the data.
-
-    Raises:
-        InputError: If `--data` names a folder that does not exist.
-    """
+    """Return this command's own options, and those of the data."""
     parser = OneLineArgumentParser(
         prog="evaluate.py",
         usage="evaluate.py WEIGHTS [--classes A,B] [--tta flip] [--output DIR] [--data.* ...]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "weights", metavar="WEIGHTS", help="classic, wide, a run folder, .ckpt, .safetensors, Keras' .h5"
-    )
+    parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
     parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
     parser.add_argument("--tta", choices=["flip"], help="report also the mean over each image and its mirror image")
     parser.add_argument("--output", type=Path, metavar="DIR", help="new folder (default: runs/evaluate-<run>/<n>)")
@@ -68,11 +61,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
         name, has_value, value = word.partition("=")
         if name == "--data":
             of_data += data_arguments(value if has_value else next(words, ""))
-            continue
-        is_of_data = word.startswith("--data.")
-        (of_data if is_of_data else own).append(word)
-        if is_of_data and not has_value:
-            of_data += islice(words, 1)
+        elif name.startswith("--data."):
+            of_data += [word, *islice(words, 0 if has_value else 1)]
+        else:
+            own.append(word)
     return parser.parse_args(own), of_data
 
 

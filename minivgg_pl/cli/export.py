@@ -1,10 +1,10 @@
 """`scripts/export.py`: trained networks as files for other programs."""
 
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from minivgg_pl.cli.command import OneLineArgumentParser, guarded, load_weights
+from minivgg_pl.cli.command import WEIGHTS, OneLineArgumentParser, guarded, load_weights
 from minivgg_pl.files import check_output, write_atomically
 
 ENDINGS = {
@@ -42,12 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     """Read the command line."""
-    parser = OneLineArgumentParser(
-        prog="export.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "weights", metavar="WEIGHTS", help="classic, wide, a run folder, .ckpt, .safetensors, Keras' .h5"
-    )
+    parser = OneLineArgumentParser(prog="export.py", description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
     parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
     parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help="one of the above")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: the run's name, and the ending, here")

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from minivgg_pl.cli.command import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
+    WEIGHTS,
     OneLineArgumentParser,
     fail,
     guarded,
@@ -56,16 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     """Read the command line."""
-    parser = OneLineArgumentParser(
-        prog="predict.py", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = OneLineArgumentParser(prog="predict.py", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="images, or folders of them")
-    parser.add_argument(
-        "--weights",
-        default=DEFAULT,
-        metavar="NAME|PATH",
-        help=f"classic, wide, a run folder, .ckpt, .safetensors, Keras' .h5 or .keras ({DEFAULT})",
-    )
+    parser.add_argument("--weights", default=DEFAULT, metavar="NAME|PATH", help=f"{WEIGHTS} ({DEFAULT})")
     parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (3)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers to a .csv or .json file instead")

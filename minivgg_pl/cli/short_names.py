@@ -64,18 +64,11 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def data_arguments(value: str) -> list[str]:
-    """Return what `--data value` stands for: a folder of the user's own images, or else a data module as it is.
-
-    Raises:
-        InputError: If it is the path of a folder that does not exist, or of a file that is no config.
-    """
+    """Return what `--data value` stands for: a folder of the user's own images, or else a data module as it is."""
     path = os.path.expanduser(value)
-    if os.path.isdir(path):
-        return ["--data=minivgg_pl.ImageFolderDataModule", f"--data.root={value}"]
     is_config = value.startswith("{") or value.endswith((".yaml", ".yml", ".json"))
-    if not is_config and (os.path.isfile(path) or os.path.basename(path) != path):
-        what = "it is a file" if os.path.isfile(path) else "there is no such folder"
-        raise InputError(f"--data {value}: {what}; give a folder that has a folder of images for each class")
+    if not is_config and (os.path.exists(path) or os.path.basename(path) != path):
+        return ["--data=minivgg_pl.ImageFolderDataModule", f"--data.root={value}"]
     return [f"--data={value}"]
 
 

@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import re
 import tempfile
 import threading
 import warnings
@@ -33,8 +32,6 @@ FAX_COMPRESSIONS = ("tiff_ccitt", "group3", "group4")
 # TIFF's SampleFormat.
 SIGNED = 2
 MAX_12_BITS, MAX_16_BITS = 2**12 - 1, 2**16 - 1
-# An error as libtiff prints it: the function, what is wrong, a dot.
-LIBTIFF_ERROR = re.compile(rb"\w[\w. -]*: .*\.\s*")
 
 logger = logging.getLogger(__name__)
 # What Pillow logs as an error, it raises too.
@@ -131,14 +128,11 @@ def _load_tiff(image: Image.Image) -> None:
             os.dup2(stderr, 2)
             os.close(stderr)
         file.seek(0)
-        lines = file.readlines()
-    errors = [line for line in lines if LIBTIFF_ERROR.fullmatch(line)]
-    # Of other threads.
-    os.write(2, b"".join(line for line in lines if line not in errors))
+        printed = file.read().decode(errors="replace").splitlines()
     # libtiff also complains of tags that it does without.
-    damage = [error for error in errors if failure or error.startswith(b"Fax")]
+    damage = [line for line in printed if failure or line.startswith("Fax")]
     if failure or damage:
-        raise OSError(damage[-1].decode(errors="replace").strip() if damage else str(failure)) from failure
+        raise OSError(damage[-1] if damage else str(failure)) from failure
     if image.info.get("compression") in FAX_COMPRESSIONS and len(set(image.getextrema())) == 1:
         raise ValueError("the fax is blank or damaged")
 

@@ -20,7 +20,7 @@ OPTIONS = {
     "--data.dataset mnist": "data.dataset",
     "--data.batchsize 3": "batchsize' is not ",  # jsonargparse 4.39 says "expected", newer ones "accepted"
     "--data nope": "--data nope: no such class; give CIFAR10DataModule",
-    "--data none/such": "--data none/such: there is no such folder; give a folder that has a folder of images",
+    "--data none/such": "none/such: there is no such folder; give a folder that has a folder of images",
     "--data=": "--data needs a value",
     "--data minivgg_pl.nope": "--data minivgg_pl.nope: module 'minivgg_pl' has no attribute 'nope'",
     "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give CIFAR10DataModule",

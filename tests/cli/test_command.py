@@ -9,7 +9,6 @@ import pytest
 from minivgg_pl.cli.evaluate import parse_arguments
 from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.cli.short_names import data_arguments, expand_short_names, help_text
-from minivgg_pl.errors import InputError
 from tests.cli.test_recipes import ParserOnly, parse
 from tests.conftest import TRAIN
 
@@ -84,10 +83,3 @@ def test_a_folder_is_the_users_own_images(tmp_path, typed):
 @pytest.mark.parametrize("value", ["ImageFolderDataModule", "minivgg_pl.X", "data.yaml", "in/data.yml", '{"a": "b/c"}'])
 def test_data_modules_and_their_configs_are_no_folders(value):
     assert data_arguments(value) == [f"--data={value}"]
-
-
-def test_an_archive_is_no_folder(tmp_path, monkeypatch):
-    (tmp_path / "pets.zip").touch()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="--data pets.zip: it is a file; give a folder"):
-        data_arguments("pets.zip")
