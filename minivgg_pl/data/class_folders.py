@@ -1,5 +1,6 @@
 """Folders of images, one for each class: their layout, their files, and a line that describes them."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +10,8 @@ from minivgg_pl.data.base import Split
 from minivgg_pl.data.image_files import all_files, image_files, subfolders
 from minivgg_pl.errors import InputError
 
-# Usual names of the folders of splits, without the marks in them: `Train`, `training-set`.
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training", "trainset", "trainingset"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "testset"),
-}
-MARKS = str.maketrans("", "", "-_ ")
+# Usual names of the folders of splits, which may end in "set": `Train`, `training-set`.
+SPLIT_NAMES: dict[Split, str] = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 # More are shortened in messages.
 MOST_CLASSES, MOST_NAMES = 10, 3
 
@@ -52,9 +48,11 @@ class ClassFolders:
             least = 2 if split == "train" and num_held_out else 1
             few = [f"{name} {counts[label]}" for label, name in enumerate(self.class_names) if counts[label] < least]
             if few:
-                why = ", since one is held out for validation; or make a val folder" if least == 2 else ""
-                found = f"too few images that can be read: {some(few)}"
-                raise InputError(f"{self.places[split]}: {found}; give each class {least} or more{why}")
+                why = ", since one is held out for validation (or make a val folder)" if least == 2 else ""
+                raise InputError(
+                    f"{self.places[split]}: too few images that can be read: {some(few)}; give each class {least} or "
+                    f"more{why}, or remove its folder"
+                )
 
     def describe(self, num_held_out: int) -> str:
         """Return a line: which images, of which classes, the largest first, how they are split, what was left out."""
@@ -98,12 +96,7 @@ def find_class_folders(root: Path) -> ClassFolders:
     for split, place in places.items():
         if odd := set(subfolders(place)) ^ set(names):
             raise InputError(f"{folder}: {train.name} and {place.name} differ in their classes: {some(sorted(odd))}")
-        samples[split] = []
-        for label, name in enumerate(names):
-            images = image_files(place / name)
-            if not images:
-                raise InputError(f"{place / name}: no images in it; put some there, or remove the folder")
-            samples[split] += [(str(path), label) for path in images]
+        samples[split] = [(str(path), label) for label, name in enumerate(names) for path in image_files(place / name)]
     used = {Path(path) for of_split in samples.values() for path, _ in of_split}
     # These may be links.
     used |= {folder, *places.values(), *(place / name for place in places.values() for name in names)}
@@ -117,8 +110,8 @@ def some(names: Sequence[str]) -> str:
 
 
 def _split_of(name: str) -> Split | None:
-    plain = name.lower().translate(MARKS)
-    return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
+    matches = (split for split in SPLIT_NAMES if re.fullmatch(f"({SPLIT_NAMES[split]})([-_ ]?set)?", name.lower()))
+    return next(matches, None)
 
 
 def _split_folders(folder: Path, folders: Sequence[str]) -> dict[Split, Path]:

@@ -11,8 +11,8 @@ from minivgg_pl.errors import InputError
 _CONVOLUTION = ["Conv2D", "relu", "BatchNormalization"]
 _BLOCK = [*_CONVOLUTION, *_CONVOLUTION, "MaxPooling2D"]
 STEPS = [*_BLOCK, *_BLOCK, "Flatten", "Dense", "relu", "BatchNormalization", "Dense", "the end"]
-# They leave a trained network's logits as they are.
-IGNORED = ("InputLayer", "Dropout", "Rescaling", "linear", "softmax")
+# They leave a trained network's logits as they are, but for the activation that some have.
+IGNORED = ("InputLayer", "Dropout", "Rescaling", "Activation", "Softmax", "linear", "softmax")
 # What the shapes of the weights do not tell.
 OPTIONS = {
     "Conv2D": {"padding": "same", "strides": [1, 1], "dilation_rate": [1, 1], "data_format": "channels_last"},
@@ -39,8 +39,7 @@ def read_config(config: dict[str, Any]) -> dict[str, list[float] | None]:
             std = np.sqrt(np.ravel(options["variance"]))
             normalization = {"mean": np.ravel(options["mean"]).tolist(), "std": std.tolist()}
             continue
-        activation = options.get("activation", "linear")
-        own = {"Activation": [activation], "ReLU": ["relu"], "Softmax": []}.get(kind, [kind, activation])
+        own = ("relu" if kind == "ReLU" else kind, options.get("activation", "linear"))
         steps += [(step, name) for step in own if step not in IGNORED and not str(step).startswith("Random")]
     for (found, layer), wanted in zip([*steps, ("the end", name)], STEPS, strict=False):
         if found != wanted:

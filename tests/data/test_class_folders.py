@@ -85,14 +85,26 @@ def test_a_folder_called_train_is_a_class_if_it_holds_no_folders(tmp_path):
         (["train/cat.1.jpg", "train/dog.1.jpg", "test/1.jpg"], "test, train have no class folders: sort"),
         (["cat/1.jpg"], "1 class folders; give a folder with one folder of images"),
         (["1.jpg", "2.jpg"], "0 class folders"),
-        ([*PETS, "empty/"], "empty: no images in it; put some there, or remove the folder"),
-        ([*PETS, "labels/1.xml"], "labels: no images in it"),
         ([*below("train"), "val/cat/1.jpg", "val/bird/1.jpg"], "train and val differ in their classes: bird, dog"),
     ],
 )
 def test_what_is_not_clear_is_refused(tmp_path, files, message):
     with pytest.raises(InputError, match=message):
         find_class_folders(make(tmp_path, *files))
+
+
+@pytest.mark.parametrize(
+    ("files", "val_size", "message"),
+    [
+        ([*PETS, "empty/", "labels/1.xml"], 0, "empty 0, labels 0; give each class 1 or more, or remove its folder"),
+        ([*PETS, "one/1.jpg"], 1, "one 1; give each class 2 or more, since one is held out for validation"),
+        ([*below("train"), *below("val"), "train/one/1.jpg", "val/one/1.txt"], 0, "val: too few .*: one 0; give"),
+    ],
+)
+def test_a_class_needs_an_image_in_each_split_and_one_to_hold_out(tmp_path, files, val_size, message):
+    found = find_class_folders(make(tmp_path, *files))
+    with pytest.raises(InputError, match=message):
+        found.check_sizes(val_size)
 
 
 def test_no_folder_a_file_and_a_circle_of_links_are_refused(tmp_path):

@@ -70,8 +70,6 @@ def test_an_exif_orientation_is_obeyed(pixels, tmp_path):
         ("1", 1, "white.png", (255, 255, 255)),
         ("L", 7, "grey.webp", (7, 7, 7)),
         ("P", 0, "palette.gif", (0, 0, 0)),
-        ("F", 1.0, "float.tif", (255, 255, 255)),
-        ("I;16", 257 * 9, "sixteen.png", (9, 9, 9)),
     ],
 )
 def test_every_mode_becomes_colour(mode, colour, name, expected, tmp_path):
