@@ -91,7 +91,8 @@ def find_class_folders(root: Path) -> ClassFolders:
             f"{train}: {len(names)} class folders; give a folder with one folder of images for each of two or more "
             "classes (for the folder of CIFAR-10's files: --data.root)"
         )
-    _check_layout([folder / name for name in folders], places, names)
+    unused = {folder / name for name in folders} - {*places.values(), *(train / name for name in names)}
+    _check_layout(train, names, sorted(unused))
     samples: dict[Split, list[Sample]] = {}
     for split, place in places.items():
         if odd := set(subfolders(place)) ^ set(names):
@@ -116,39 +117,29 @@ def _split_of(name: str) -> Split | None:
 
 def _split_folders(folder: Path, folders: Sequence[str]) -> dict[Split, Path]:
     """Return the folder of each split; one without folders in it is a class of that name, such as `train`."""
-    splits: dict[Split, Path] = {}
-    for name in folders:
-        split = _split_of(name)
-        if split and subfolders(folder / name):
-            if split in splits:
-                raise InputError(f"{folder}: {splits[split].name} and {name} are both for {split}: keep one of them")
-            splits[split] = folder / name
-    # In this order, whatever their names.
-    splits = {split: splits[split] for split in SPLIT_NAMES if split in splits}
-    if splits and "train" not in splits:
-        names = " and ".join(place.name for place in splits.values())
+    found = [folder / name for name in folders if _split_of(name) and subfolders(folder / name)]
+    splits = {split: place for split in SPLIT_NAMES for place in found if _split_of(place.name) == split}
+    names = " and ".join(place.name for place in found)
+    if len(splits) < len(found):
+        raise InputError(f"{folder}: of {names}, two are for the same split: keep one of them")
+    if found and "train" not in splits:
         raise InputError(f"{folder}: it has {names} but no train folder to train on: make one")
     return splits
 
 
-def _check_layout(folders: Sequence[Path], places: dict[Split, Path], names: Sequence[str]) -> None:
-    """Refuse `folders`, or class folders `names`, that look like splits and would be classes or be left out."""
-    train = places["train"]
+def _check_layout(train: Path, names: Sequence[str], unused: Sequence[Path]) -> None:
+    """Refuse class folders, and `unused` ones beside the splits, that may be splits themselves."""
     if all(map(_split_of, names)):
         raise InputError(f"{train}: {some(names)} have no class folders: sort the images into a folder for each class")
-    inner = {train / name: set(subfolders(train / name)) for name in names}
-    beside = {place: set(subfolders(place)) for place in folders if place not in places.values()}
-    for place, inside in {**beside, **inner}.items():
-        if 2 * len(inside & set(names)) > len(names):
-            raise InputError(
-                f"{place}: it holds the folders {some(sorted(inside & set(names)))}, as {train} does, and would be no "
-                "split: rename it to val or test, or move it elsewhere"
-            )
-    nested = [inside for inside in inner.values() if inside]
-    shared = set.intersection(*nested) if len(nested) > 1 else set()
+    places = [*(train / name for name in names), *unused]
+    inside = {train: set(names)} | {place: set(subfolders(place)) for place in places}
+    alike = [place for place, own in inside.items() if 2 * len(own & set(names)) > len(names)]
+    if len(alike) == 1:
+        alike = [train / name for name in names if inside[train / name]]
+    shared = set.intersection(*map(inside.get, alike)) if len(alike) > 1 else set()
     if len(shared) > 1:
         raise InputError(
-            f"{train}: its folders {some(names)} hold folders {some(sorted(shared))}: if these are the classes, "
-            f"rename the outer ones to train, val and test, or give one of them, {train / names[0]}; if the outer ones "
-            "are the classes, put each one's images directly into it"
+            f"{some(list(map(str, alike)))} hold the same folders ({some(sorted(shared))}): if these are the "
+            "classes, name the outer ones train, val and test, and move others elsewhere; if the outer ones are the "
+            "classes, put each one's images directly into it"
         )
