@@ -12,8 +12,6 @@ FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = ("article", "modern", "speedrun")
 # A recipe's own file comes after the file of the recipe that it changes.
 BASED_ON = {"speedrun": "modern"}
-# Options that a summary names, of those that differ from a recipe.
-MAX_CHANGES = 5
 # What a recipe leaves free: the network, the weights that it starts from, the images and the devices.
 WHAT_IS_TRAINED = (
     "model.init_from",
@@ -73,5 +71,4 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     if not values:
         return nearest
     words = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]
-    more = [f"{len(words) - MAX_CHANGES} more"] if len(words) > MAX_CHANGES else []
-    return f"{nearest}, changed: {', '.join(words[:MAX_CHANGES] + more)}"
+    return f"{nearest}, changed: {', '.join(words)}"

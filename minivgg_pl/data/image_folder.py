@@ -101,9 +101,7 @@ class ImageFolderDataModule(ImageDataModule):
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""
         broken = [reason for split in self.splits for reason in self._read(split)[2]]
-        if broken and not self.hparams.skip_broken:
-            how = "repair or delete them, or leave them out with --data.skip_broken true"
-            raise InputError(self._listed(f"cannot be read ({how})", broken))
+        self._refuse(broken)
         if broken and not self.skipped:
             rank_zero_info(self._listed("left out as unreadable", broken))
         self.skipped = broken
@@ -117,7 +115,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self, split: Split) -> ImageDataset:
         """Return the images of one of `splits`."""
-        pixels, rows, _ = self._read(split)
+        pixels, rows, broken = self._read(split)
+        self._refuse(broken)
         labels = torch.tensor([label for _, label in self.samples[split]])
         names = [os.path.relpath(path, self._root) for path, _ in self.samples[split]]
         is_small = len(rows) * math.prod(self.image_shape) <= MAX_BYTES_IN_MEMORY
@@ -133,6 +132,11 @@ class ImageFolderDataModule(ImageDataModule):
         if warned:
             rank_zero_info(self._listed("read with a warning", warned))
         return pixels, rows[rows >= 0], broken
+
+    def _refuse(self, broken: Sequence[str]) -> None:
+        if broken and not self.hparams.skip_broken:
+            how = "repair or delete them, or leave them out with --data.skip_broken true"
+            raise InputError(self._listed(f"cannot be read ({how})", broken))
 
     def _listed(self, what: str, images: Sequence[str]) -> str:
         folder = self._found.folder
