@@ -177,18 +177,11 @@ def test_another_normalisation_than_a_keras_file_was_trained_with_is_refused(exp
         load_initial_weights(MiniVGG("wide"), "source.weights.h5")
 
 
-def _exchange(file):
-    del file["layers/conv2d/vars/0"]
-    file["layers/conv2d/vars/0"] = np.zeros((3, 3, 3, 64), np.float32)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda file: file.__delitem__("layers/dense/vars/1"), r"its layer dense has weights of shapes \(4096, 2\), "),
-        (lambda file: file.move("layers/conv2d_1", "layers/conv2d_9"), "conv2d_3 64, conv2d_9 32"),
         (lambda file: file.__delitem__("layers"), "its layers and their widths are none; the article's model has"),
-        (_exchange, "its layers and their widths are conv2d 64, conv2d_1 32, .*; the article's model has"),
         # Wrong normalisations: too long, no numbers, and one number.
         (lambda file: file.attrs.create("minivgg_pl.mean", np.zeros(2**12)), "give 3 numbers, one for each channel"),
         (lambda file: file.attrs.create("minivgg_pl.mean", "words"), "not a readable Keras file"),
@@ -202,16 +195,6 @@ def test_keras_files_of_another_architecture_are_refused(change, message, tmp_pa
         change(file)
     with pytest.raises(InputError, match=message):
         load_initial_weights(MiniVGG("classic", dense_units=2), path)
-
-
-def test_damaged_keras_files_are_refused(tmp_path):
-    path = tmp_path / "it.weights.h5"
-    content = bytearray(keras_bytes(MiniVGG("classic", dense_units=2)))
-    content[100:5000] = bytes(4900)
-    for damaged, message in ((content, "not a readable Keras file"), (b"no file of Keras'", "not a file that this")):
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match=message):
-            load_trained(path)
 
 
 @pytest.mark.parametrize(
