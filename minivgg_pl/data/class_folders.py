@@ -66,7 +66,7 @@ class ClassFolders:
         for split in [split for split in self.samples if split != "train"]:
             parts.append(f"{split}: {len(self.samples[split]):,} in {self.places[split].name}")
         if self.left_out:
-            parts.append(f"left out, since no images in a class folder: {len(self.left_out):,} ({some(self.left_out)})")
+            parts.append(f"left out, not images in a class folder: {len(self.left_out):,} ({some(self.left_out)})")
         return "; ".join(parts)
 
 

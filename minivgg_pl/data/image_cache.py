@@ -13,18 +13,18 @@ from minivgg_pl.errors import InputError
 def decode_images(
     path: Path, files: Sequence[str], keys: Sequence[int], size: int, channels: int
 ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    """Append image files to a cache file, but for those that it has.
+    """Decode the image files that are not in a cache file yet, append them to it, and find all of them in it.
 
     Args:
         path: The cache file.
         files: The images.
-        keys: One for each image, of 64 bits; an image whose key is in the file is not decoded.
+        keys: 64 bits for each image, which change with it; an image whose key is in the file is not decoded.
         size: Height and width that the images are brought to, in pixels.
         channels: 3 for colour, 1 for grey.
 
     Returns:
-        All images in the file, a memory-mapped `(M, H, W, C)` uint8; which of them each of `files` is, `(N,)` int64, -1
-        for one that cannot be read; why those cannot be read; and what was said of others while they were decoded.
+        All images in the cache file, a memory-mapped `(M, H, W, C)` uint8; the place of each of `files` among them,
+        `(N,)` int64, -1 for one that cannot be read; why those cannot be read; and warnings about others.
 
     Raises:
         InputError: If the cache cannot be written.
@@ -38,7 +38,7 @@ def decode_images(
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a row is written as a whole, since other processes may append theirs.
             with path.open("ab", buffering=0) as file:
-                # A write may have been cut short.
+                # An earlier write may have been cut short: rows begin at multiples of their size.
                 file.write(bytes(-file.tell() % row.nbytes))
                 for number in tqdm(missing, "decoding", unit=" images", disable=None):
                     try:

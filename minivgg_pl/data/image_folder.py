@@ -140,6 +140,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _listed(self, what: str, images: Sequence[str]) -> str:
         folder = self._found.folder
+        # Paths below the folder: it is named once.
         first = [text.removeprefix(f"{folder}{os.sep}") for text in images[:MOST_LISTED]]
         return as_line(f"{folder}: {len(images):,} of the images {what}: {'; '.join(first)}")
 

@@ -117,14 +117,14 @@ def test_no_folder_a_file_and_a_circle_of_links_are_refused(tmp_path):
         (
             [*below("train"), *below("Valid"), *below("test"), "test/a.txt", "holdout/1.jpg", "train/cat/film.mpg"],
             0,
-            "4 images of 2 classes (cat 2, dog 2); val: 4 in Valid; test: 4 in test; left out, since no images in a "
-            "class folder: 3 (holdout/1.jpg, test/a.txt, train/cat/film.mpg)",
+            "4 images of 2 classes (cat 2, dog 2); val: 4 in Valid; test: 4 in test; left out, not images in "
+            "a class folder: 3 (holdout/1.jpg, test/a.txt, train/cat/film.mpg)",
         ),
         (
             [*below("pets"), *(f"pets/{n}.jpg" for n in range(5)), "__MACOSX/x.jpg"],
             1,
-            "4 images of 2 classes (cat 2, dog 2); 1 held out for validation; left out, since no images in a class "
-            "folder: 5 (pets/0.jpg, pets/1.jpg, pets/2.jpg, ...)",
+            "4 images of 2 classes (cat 2, dog 2); 1 held out for validation; left out, not images in a "
+            "class folder: 5 (pets/0.jpg, pets/1.jpg, pets/2.jpg, ...)",
         ),
         (
             [*(f"{n:03}/{image}.jpg" for n in range(200) for image in range(2)), "007/2.jpg"],

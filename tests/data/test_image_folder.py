@@ -109,7 +109,7 @@ def test_a_training_says_once_what_it_trains_on(images, caplog):
         data.setup("validate")
         data.setup("test")
     line = "images: 60 images of 3 classes (dark 20, light 20, middle 20); 12 held out for validation; "
-    assert caplog.text.count(line + "left out, since no images in a class folder: 1 (notes.txt)") == 1
+    assert caplog.text.count(line + "left out, not images in a class folder: 1 (notes.txt)") == 1
     assert caplog.text.count("60 images") == 1
 
 
