@@ -113,6 +113,7 @@ class MiniVGG(nn.Module):
         self.dense_bn = nn.BatchNorm1d(dense_units, eps=BATCH_NORM_EPS, momentum=batch_norm_momentum)
         self.dense_dropout = ByteDropout(architecture.dense_dropout)
         self.classifier = nn.Linear(dense_units, num_classes)
+        self.frozen: tuple[str, ...] = ()
         initialize(self, init)
 
     @classmethod
@@ -132,6 +133,36 @@ class MiniVGG(nn.Module):
         trained = load_trained(source)
         trained.net.class_names = trained.class_names
         return trained.net
+
+    def freeze(self, *parts: str) -> None:
+        """Keep `parts` as they are in training, and train all others.
+
+        A frozen part has no gradients, its dropout is off, and its batch norm keeps its statistics and normalises by
+        them.
+
+        Args:
+            parts: Names of submodules, such as `block1`, `block2`, `dense` and `dense_bn`; none: freeze nothing.
+
+        Raises:
+            ValueError: If there is no part of that name.
+        """
+        self.requires_grad_(True)
+        names = [name for name, _ in self.named_modules() if name]
+        for part in parts:
+            if part not in names:
+                raise ValueError(
+                    f"freeze is {part!r}: give one of {', '.join(name for name, _ in self.named_children())}"
+                )
+            self.get_submodule(part).requires_grad_(False)
+        self.frozen = parts
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode (False: evaluation mode) for all but the frozen parts."""
+        super().train(mode)
+        for part in self.frozen:
+            self.get_submodule(part).eval()
+        return self
 
     def forward(self, images: Tensor, dropout_samples: int = 1) -> Tensor:
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1].

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from minivgg_pl.data.loader import ImageLoader
 
@@ -27,23 +27,36 @@ def first_images(loader: Iterable[Sequence[Tensor]], least: int, most: int) -> I
             return
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+@torch.no_grad()
 def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running mean and variance of each batch norm in `net` by their averages over `batches`.
+    """Replace the running mean and variance of each batch norm that trains by their averages over `batches`.
 
     Dropout raises the variance of the layers behind it. Running averages are taken with dropout on, and so are wrong
     for the network without it (Li et al., "Understanding the Disharmony between Dropout and Batch Normalization by
-    Variance Shift", arXiv:1801.05134). Weights stay as they are.
+    Variance Shift", arXiv:1801.05134). Weights, and the statistics of a frozen batch norm, stay as they are.
 
     Args:
-        net: The network.
+        net: The network, in training mode.
         batches: Images `(B, C, H, W)` of the training set, at least one batch of two or more.
     """
     dropouts = {module: module.p for module in net.modules() if isinstance(module, nn.Dropout)}
+    # torch's update_bn would reset frozen ones too.
+    norms = {module: module.momentum for module in net.modules() if isinstance(module, BATCH_NORMS) and module.training}
     for dropout in dropouts:
         dropout.p = 0.0
-    update_bn(batches, net, next(net.parameters()).device)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    device = next(net.parameters()).device
+    for images in batches:
+        net(images.to(device))
     for dropout, p in dropouts.items():
         dropout.p = p
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
 
 
 def average_over_devices(net: nn.Module, strategy: Strategy) -> None:

@@ -41,6 +41,7 @@ class LitMiniVGG(LightningModule):
             dense layer, AdamW for all other parameters.
         lr: Learning rate: the first batch's under the `decay` schedule, the peak of the `triangular` one. With `muon`,
             the size of a kernel's update relative to the kernel.
+        classifier_lr: With `sgd`: the classifier's learning rate, on the same schedule; default: `lr`.
         momentum: Momentum of SGD or Muon, in [0, 1).
         nesterov: Whether SGD's momentum is Nesterov's; Muon's always is.
         adamw_lr: With `muon`: AdamW's learning rate, on the same schedule.
@@ -60,8 +61,10 @@ class LitMiniVGG(LightningModule):
         image_size: Height and width of the images in pixels, a multiple of 4.
         in_channels: Channels of the images: 3 for colour, 1 for grey.
         init_from: Trained weights to start from in place of `init`: `classic`, `wide`, a run folder, a `.ckpt` or
-            `.safetensors` file of this project, or a Keras `.weights.h5` of the article's model. A classifier for
-            another number of classes starts anew. Read when a fit begins, not when it is resumed.
+            `.safetensors` file of this project, or a Keras `.weights.h5` of the article's model. Classes of the same
+            name keep their rows of the classifier; the others' start at zero. Read when a fit begins, not when it is
+            resumed.
+        freeze: Parts of the network that stay as they are, such as `block1` or `dense_bn` (see `MiniVGG.freeze`).
 
     Raises:
         ValueError: On a value out of range; an InputError when the weights to start from cannot be read.
@@ -77,6 +80,7 @@ class LitMiniVGG(LightningModule):
         std: list[float] | None = None,
         optimizer: Literal["sgd", "muon"] = "sgd",
         lr: float = 0.01,
+        classifier_lr: float | None = None,
         momentum: float = 0.9,
         nesterov: bool = True,
         adamw_lr: float = 0.002,
@@ -91,6 +95,7 @@ class LitMiniVGG(LightningModule):
         image_size: int = IMAGE_SIZE,
         in_channels: int = IMAGE_CHANNELS,
         init_from: str | None = None,
+        freeze: list[str] | None = None,
     ) -> None:
         super().__init__()
         # Checkpoints hold plain types alone: a Path could not be read back.
@@ -100,6 +105,7 @@ class LitMiniVGG(LightningModule):
         net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
         # Only the order in memory changes; state dict and results stay the same.
         self.net = net.to(memory_format=torch.channels_last)
+        self.net.freeze(*freeze or ())
         self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_metrics = EpochMetrics()
         self._has_initial_weights = False

@@ -49,13 +49,19 @@ def make_optimizer(net: MiniVGG, hparams: Any, clips_gradients: bool = False) ->
     PyTorch's SGD keeps the rate outside the momentum buffer, Keras' inside. With the article's decay they differ only
     by the rate's change within the momentum's memory of about ten batches: 0.025 % a batch.
     """
+    trained = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
     if hparams.optimizer == "sgd":
         # With None torch chooses: on a GPU, all weights at once.
         fused = True if not clips_gradients and next(net.parameters()).device.type == "cpu" else None
-        momentum = {"momentum": hparams.momentum, "nesterov": hparams.nesterov}
-        return torch.optim.SGD(net.parameters(), lr=hparams.lr, **momentum, fused=fused)
+        groups = [
+            {"params": [p for name, p in trained if not name.startswith("classifier.")], "lr": hparams.lr},
+            {"params": [p for name, p in trained if name.startswith("classifier.")], "lr": hparams.classifier_lr},
+        ]
+        if hparams.classifier_lr is None:
+            groups = [{"params": [p for _, p in trained], "lr": hparams.lr}]
+        return torch.optim.SGD(groups, momentum=hparams.momentum, nesterov=hparams.nesterov, fused=fused)
     kernels, others = [], []
-    for name, parameter in net.named_parameters():
+    for name, parameter in trained:
         is_hidden_kernel = parameter.ndim > 1 and not name.startswith("classifier.")
         (kernels if is_hidden_kernel else others).append(parameter)
     return MuonAdamW(kernels, others, lr=hparams.lr, momentum=hparams.momentum, adamw_lr=hparams.adamw_lr)

@@ -54,6 +54,26 @@ def test_one_dropout_sample_is_the_plain_network():
     assert torch.equal(net(images), plain)
 
 
+def test_a_frozen_part_stays_as_it_is_and_its_dropout_is_off():
+    net = MiniVGG("classic")
+    net.freeze("block1", "dense_bn")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    # What a Trainer calls, or a user.
+    net.eval().train()
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    net(torch.rand(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    frozen = ("block1.", "dense_bn.")
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if not name.startswith(frozen)}
+    assert not net.block1.dropout.training
+    net.freeze()
+    assert all(p.requires_grad for p in net.parameters())
+    assert net.block1.dropout.training
+    with pytest.raises(ValueError, match="freeze is 'block3': give one of block1, block2, flatten, dense"):
+        net.freeze("block3")
+
+
 def test_normalisation_is_part_of_the_network_and_saved_with_its_weights():
     mean, std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
     plain, normalising = MiniVGG().eval(), MiniVGG(mean=mean, std=std).eval()

@@ -29,6 +29,13 @@ def test_mode_momentum_dropout_and_weights_stay():
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
+def test_a_frozen_batch_norm_keeps_its_statistics():
+    net = nn.Sequential(nn.BatchNorm1d(3).eval(), nn.BatchNorm1d(3, momentum=0.01))
+    measure_statistics(net, [torch.randn(8, 3) + 5])
+    assert torch.equal(net[0].running_mean, torch.zeros(3))
+    assert net[1].running_mean.min() > 3
+
+
 def epoch_batches(data, epoch):
     loader = data.train_dataloader()
     loader.epoch = epoch

@@ -125,3 +125,11 @@ def test_a_triangle_needs_an_end(total):
     module = LitMiniVGG(schedule="triangular")
     with pytest.raises(ValueError, match="give the Trainer max_steps"):
         make_schedule(make_optimizer(module.net, module.hparams), module.hparams, lambda: total)
+
+
+def test_the_classifier_may_have_a_rate_of_its_own_and_what_is_frozen_has_none():
+    module = LitMiniVGG(dense_units=8, lr=0.001, classifier_lr=0.1, freeze=["block1"])
+    body, classifier = make_optimizer(module.net, module.hparams).param_groups
+    assert (body["lr"], classifier["lr"]) == (0.001, 0.1)
+    assert {id(p) for p in classifier["params"]} == {id(p) for p in module.net.classifier.parameters()}
+    assert len(body["params"]) == 12
