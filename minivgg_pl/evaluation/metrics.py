@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassConfusionMatrix,
@@ -77,6 +78,19 @@ def wilson_interval(hits: int, total: int) -> tuple[float, float]:
     centre = (share + square / (2 * total)) / (1 + square / total)
     half = NORMAL_QUANTILE_95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
     return centre - half, centre + half
+
+
+def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the number that the logits have to be divided by for the least cross-entropy (Guo et al., as above).
+
+    Args:
+        probabilities: `(N, num_classes)` float in [0, 1], the softmax of the logits, of images not trained on.
+        labels: `(N,)` int64 in [0, num_classes).
+    """
+    # Up to a constant for each image, which softmax ignores.
+    logits = probabilities.clamp_min(SMALLEST_PROBABILITY).log()
+    losses = {t: cross_entropy(logits / t, labels).item() for t in torch.arange(0.2, 5, 0.01).tolist()}
+    return round(min(losses, key=losses.get), 2)
 
 
 def reliability(probabilities: Tensor, labels: Tensor) -> list[tuple[float, float, int]]:

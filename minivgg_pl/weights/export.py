@@ -129,6 +129,8 @@ def model_card(trained: TrainedNetwork) -> str:
         "training not finished": metadata.get("unfinished"),
         "seed": metadata.get("seed"),
     }
+    if "temperature" in metadata:
+        rows["calibration"] = f"logits divided by {metadata['temperature']:g}, fitted on images not trained on"
     if "test_accuracy" in metadata:
         images = f" of {metadata['test_images']:,} images" if metadata.get("test_images") else ""
         accuracy = f"{metadata['test_accuracy']:.2%}{images}, one run, last epoch"

@@ -1,8 +1,9 @@
 """Trained weights: read from the files that this project and Keras write, and written as `.safetensors`."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ FORMAT = "minivgg_pl"
 # What a weights file says of the run that it comes from, as far as the run said it, and the type of each value.
 METADATA = dict.fromkeys(("dataset", "recipe", "init_from", "unfinished", "tested_on"), str)
 METADATA |= dict.fromkeys(("seed", "epochs", "test_images"), int)
-METADATA |= {"test_accuracy": float | int, "split": dict}
+METADATA |= {"test_accuracy": float | int, "temperature": float | int, "split": dict}
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,29 @@ def load_trained(source: str | Path, classes: Sequence[str] | None = None) -> Tr
     return TrainedNetwork(net, class_names, known, source, assumed)
 
 
+def calibrated(trained: TrainedNetwork, temperature: float) -> TrainedNetwork:
+    """Return a network whose logits are those of `trained` divided by `temperature`, and whose metadata say so.
+
+    Its classifier does the division. So all that reads or exports the weights gives the calibrated probabilities.
+    """
+    net = copy.deepcopy(trained.net)
+    with torch.no_grad():
+        for parameter in net.classifier.parameters():
+            parameter /= temperature
+    before = trained.metadata.get("temperature", 1.0)
+    return replace(trained, net=net, metadata={**trained.metadata, "temperature": round(before * temperature, 4)})
+
+
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
     """Return the content of a `.safetensors` file that `load_trained` reads.
 
     Args:
         trained: The network and what is known of it.
-        half: Whether to keep kernels as float16, which halves the file.
+        half: Whether to keep kernels but the classifier's as float16, which halves the file.
     """
     tensors = {}
     for name, tensor in trained.net.state_dict().items():
-        is_kernel = tensor.ndim >= 2 and tensor.shape[0] > 1
+        is_kernel = tensor.ndim >= 2 and tensor.shape[0] > 1 and not name.startswith("classifier.")
         # Safetensors stores row-major order only.
         tensors[name] = tensor.to(torch.float16 if half and is_kernel else tensor.dtype).contiguous()
     options = trained.net.options
