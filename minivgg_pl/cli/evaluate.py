@@ -162,6 +162,8 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
     (lower, upper), top5 = summary["accuracy_95"], summary["top5_accuracy"]
     place, claimed = (summary["weights_facts"].get(name) for name in ("unfinished", "test_accuracy"))
     mirrored = summary.get("with_mirror_images")
+    temperature = summary["weights_facts"].get("temperature")
+    divided = f"; its logits were divided by {temperature:g}" if temperature else ""
     # CIFAR-10 stands in for data that a run does not name, or whose class is not this package's.
     trained_on = summary["weights_facts"].get("dataset", summary["dataset"])
     rows = {
@@ -174,7 +176,7 @@ def _table(summary: dict[str, Any], folder: Path) -> str:
         # With five classes or fewer there is none.
         "top-5 accuracy": None if top5 is None else f"{top5:.2%}",
         "loss": f"{summary['loss']:.4f}",
-        "calibration": f"{summary['expected_calibration_error']:.2%}  (expected error of its probabilities)",
+        "calibration": f"{summary['expected_calibration_error']:.2%}  (expected error of its probabilities{divided})",
         "mirror images": mirrored and f"{mirrored['accuracy']:.2%}  (mean over each image and its mirror image)",
         "folder": folder,
     }

@@ -1,5 +1,6 @@
 """`scripts/export.py`: trained networks as files for other programs."""
 
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,10 +49,13 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help="one of the above")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: the run's name, and the ending, here")
     parser.add_argument("--half", action="store_true", help="safetensors: keep kernels in float16, half the size")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="divide the logits by T")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     args = parser.parse_args(argv)
     if args.half and args.to != "safetensors":
         parser.error(f"--half has no effect with --to {args.to}: leave it out")
+    if not 0 < args.temperature < math.inf:
+        parser.error(f"--temperature {args.temperature}: give a number above 0")
     return args
 
 
@@ -64,9 +68,11 @@ def export(args: Namespace) -> int:
     # Late: importing torch takes a second or two, and the help text and most errors need none of it.
     from minivgg_pl.weights import export as formats
     from minivgg_pl.weights.keras_h5 import keras_bytes, normalization_layer
-    from minivgg_pl.weights.load import weights_bytes
+    from minivgg_pl.weights.load import calibrated, weights_bytes
 
     trained = load_weights(args.weights, args.classes)
+    if args.temperature != 1:
+        trained = calibrated(trained, args.temperature)
     net = trained.net
     path = args.output or Path(formats.name_of(trained.source) + ENDINGS[args.to])
     check_output("--output", path, [ENDINGS[args.to]], args.overwrite)

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl.cli import validation as checks
@@ -90,6 +90,8 @@ class MiniVGGCLI(LightningCLI):
         checks.fit_model_to_data(config.model, data, defaults)
         if not self.resume:
             checks.take_normalization(config.model, defaults)
+            if config.model.init_from and config.model.classifier_lr is None:
+                rank_zero_info("--model.init_from: --recipe finetune keeps more of what the weights know")
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
         if config.native_bf16 and config.trainer.precision is None:
@@ -120,7 +122,7 @@ class MiniVGGCLI(LightningCLI):
         if self.resume and self.resume.checkpoint:
             saving.check_training_state(self.resume.content, self.model, f"--resume {self.resume.checkpoint}")
         else:
-            self.model.load_initial_weights()
+            self.model.load_initial_weights(self.datamodule.class_names)
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
 

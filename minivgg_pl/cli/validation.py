@@ -20,12 +20,23 @@ from minivgg_pl.weights.init_from import normalization_of
 # Settings that are used only with one value of another setting: (setting, the other, its value).
 BELONGS_TO = (
     ("nesterov", "optimizer", "sgd"),
+    ("classifier_lr", "optimizer", "sgd"),
     ("adamw_lr", "optimizer", "muon"),
     ("lr_decay", "schedule", "decay"),
     ("warmup", "schedule", "triangular"),
 )
 # What only LitMiniVGG's own optimizer and schedule read.
-OPTIMIZER_SETTINGS = ("optimizer", "lr", "momentum", "nesterov", "adamw_lr", "schedule", "lr_decay", "warmup")
+OPTIMIZER_SETTINGS = (
+    "optimizer",
+    "lr",
+    "classifier_lr",
+    "momentum",
+    "nesterov",
+    "adamw_lr",
+    "schedule",
+    "lr_decay",
+    "warmup",
+)
 
 
 def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

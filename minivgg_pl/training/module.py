@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +21,8 @@ from minivgg_pl.weights.init_from import load_initial_weights
 
 # Reading the loss waits for the GPU, and several devices wait for each other: look for NaN this often (batches).
 FINITE_CHECK_INTERVAL = 50
+# Of classes in a line of text.
+MAX_NAMES = 5
 
 
 class LitMiniVGG(LightningModule):
@@ -130,17 +133,24 @@ class LitMiniVGG(LightningModule):
         if sums is not None and self.global_rank < len(sums):
             self.train_metrics.restore(sums[self.global_rank])
 
-    def load_initial_weights(self) -> None:
+    def load_initial_weights(self, class_names: Sequence[str] | None = None) -> None:
         """Load the weights that `init_from` names, if any, unless they or a checkpoint's are loaded already.
+
+        Args:
+            class_names: Of the data; classes that the weights know keep their rows of the classifier.
 
         Raises:
             InputError: If they cannot be read, or are of another network.
         """
         if self.hparams.init_from and not self._has_initial_weights:
-            load_initial_weights(self.net, self.hparams.init_from)
+            known = load_initial_weights(self.net, self.hparams.init_from, class_names)
+            if class_names and len(known) < len(class_names):
+                new = [name for name in class_names if name not in known]
+                rank_zero_info(f"{self.hparams.init_from} knows {_some(known)}; new classes: {_some(new)}")
         self._has_initial_weights = True
 
-    on_fit_start = load_initial_weights
+    def on_fit_start(self) -> None:
+        self.load_initial_weights(getattr(self.trainer.datamodule, "class_names", None))
 
     def is_finite(self) -> bool:
         """Return whether every device's weights, and its losses of this epoch so far, are finite."""
@@ -229,3 +239,7 @@ class LitMiniVGG(LightningModule):
         # The values are already those of all devices; sync_dist only averages equal ones.
         options = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
         self.log_dict({f"{stage}_{name}": value for name, value in values.items()}, **options)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMES]) + f" and {len(names) - MAX_NAMES} more" * (len(names) > MAX_NAMES) or "none"

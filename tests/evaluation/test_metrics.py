@@ -53,3 +53,10 @@ def test_the_metrics_of_each_class_are_those_counted_by_hand():
     assert report["precision"].tolist() == [0.5, 0.5, 0.0]
     assert report["recall"].tolist() == [1.0, 0.5, 0.0]
     assert report["f1"].tolist() == pytest.approx([2 / 3, 0.5, 0.0])
+
+
+def test_a_temperature_undoes_what_the_logits_were_multiplied_by():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 4, generator=generator)
+    labels = logits.softmax(1).multinomial(1, generator=generator).flatten()
+    assert evaluation.fit_temperature((logits * 2.5).softmax(1), labels) == pytest.approx(2.5, abs=0.1)

@@ -220,3 +220,16 @@ def test_bad_input_is_one_line(export, tmp_path, capfd, options, message):
     assert error.count("\n") == 1
     assert message in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source.md", "source.safetensors"]
+
+
+def test_a_temperature_divides_the_logits_of_what_is_written_and_is_kept_with_them(export, source, tmp_path, capsys):
+    before = load_trained(source)
+    assert export("--to=safetensors", "--temperature=0.5", "--half", "--output=calibrated.safetensors") == 0
+    after = load_trained(tmp_path / "calibrated.safetensors")
+    # The kernels are rounded to half precision, and the classifier is not.
+    torch.testing.assert_close(after.net.classifier.weight, before.net.classifier.weight * 2, rtol=0, atol=0)
+    assert after.metadata == {**before.metadata, "temperature": 0.5}
+    assert "| calibration | logits divided by 0.5" in model_card(after)
+    with pytest.raises(SystemExit):
+        export("--to=onnx", "--temperature=0")
+    assert "--temperature 0.0: give a number above 0" in capsys.readouterr().err

@@ -196,12 +196,17 @@ class TestStartingFromWeights:
         load_initial_weights(net, file)
         assert torch.equal(net(IMAGES), trained.net(IMAGES))
 
-    def test_a_classifier_of_other_classes_starts_anew(self, trained, file):
+    def test_classes_of_the_same_name_keep_their_rows_of_the_classifier(self, trained, file):
+        theirs = trained.net.classifier.weight
         net = MiniVGG(**self.OPTIONS, num_classes=3)
-        before = net.classifier.weight.clone()
-        load_initial_weights(net, file)
+        names = [trained.class_names[4].upper(), "sports car", trained.class_names[0]]
+        assert load_initial_weights(net, file, names) == [names[0], names[2]]
         assert torch.equal(net.dense.weight, trained.net.dense.weight)
-        assert torch.equal(net.classifier.weight, before)
+        assert torch.equal(net.classifier.weight, torch.stack([theirs[4], torch.zeros(32), theirs[0]]))
+        # As many classes, and others.
+        net = MiniVGG(**self.OPTIONS)
+        assert load_initial_weights(net, file, [f"class {number}" for number in range(10)]) == []
+        assert not net.classifier.weight.any()
 
     @pytest.mark.parametrize(
         ("changed", "message"),
@@ -220,10 +225,10 @@ class TestStartingFromWeights:
         assert module.hparams.init_from == str(file)
         module.on_load_checkpoint({})
         before = module.net.dense.weight.clone()
-        module.on_fit_start()
+        module.load_initial_weights()
         assert torch.equal(module.net.dense.weight, before)
 
     def test_they_are_read_when_training_starts_without_a_checkpoint(self, trained, file):
         module = LitMiniVGG(**self.OPTIONS, init_from=file)
-        module.on_fit_start()
+        module.load_initial_weights()
         assert torch.equal(module.net.dense.weight, trained.net.dense.weight)
