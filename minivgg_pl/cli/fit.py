@@ -74,6 +74,8 @@ def _quiet_known_noise() -> None:
         # Resuming in the run's own folder is what --resume is for, and --optimizer replaces the optimizer.
         "Checkpoint directory .* exists and is not empty",
         ".*configure_optimizers` will be overridden by",
+        # --model.freeze asks for it.
+        r"Found \d+ module\(s\) in eval mode",
     ):
         warnings.filterwarnings("ignore", message)
     # The seed is in config.yaml and summary.json; on stderr it would stand above every error.

@@ -1,5 +1,6 @@
 """The LightningCLI: it parses, checks and builds the data module, the model, the callbacks and the Trainer."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +79,7 @@ class MiniVGGCLI(LightningCLI):
         add("--curves.reference", type=Literal["article"] | None, help="Whose curve is drawn behind the run's.")
         add("--native_bf16", type=bool, default=False, help="Whether to train in bf16-mixed where that is native.")
         add("--checkpoint_every_n_steps", type=PositiveInt | None, help="Save last.ckpt after so many updates, too.")
+        add("--min_updates", type=PositiveInt | None, help="Without --epochs: more epochs where these need them.")
         add("--compile", type=bool, default=False, help="Whether to torch.compile the network.")
 
     def before_instantiate_classes(self) -> None:
@@ -93,7 +95,7 @@ class MiniVGGCLI(LightningCLI):
             if config.model.init_from and config.model.classifier_lr is None:
                 rank_zero_info("--model.init_from: --recipe finetune keeps more of what the weights know")
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
-            config.trainer.max_epochs = ARCHITECTURES[config.model.variant].epochs
+            config.trainer.max_epochs = self._default_epochs(data)
         if config.native_bf16 and config.trainer.precision is None:
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"
@@ -125,6 +127,13 @@ class MiniVGGCLI(LightningCLI):
             self.model.load_initial_weights(self.datamodule.class_names)
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
+
+    def _default_epochs(self, data: ImageDataModule) -> int:
+        """Return the number of epochs of the article, or as many as `--min_updates` needs on one device."""
+        epochs, least = ARCHITECTURES[self.config.model.variant].epochs, self.config.min_updates
+        if least and data.train_size:
+            epochs = max(epochs, math.ceil(least * data.batch_size / (data.train_size - data.val_size)))
+        return epochs
 
     def _plugins(self) -> list[Any]:
         given = self.config_init.trainer.plugins or []

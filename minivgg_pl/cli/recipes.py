@@ -9,7 +9,7 @@ from typing import Any
 from minivgg_pl.errors import InputError
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-RECIPES = ("article", "modern", "speedrun")
+RECIPES = ("article", "modern", "speedrun", "finetune")
 # A recipe's own file comes after the file of the recipe that it changes.
 BASED_ON = {"speedrun": "modern"}
 # What a recipe leaves free: the network, the weights that it starts from, the images and the devices.

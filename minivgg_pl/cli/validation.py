@@ -56,6 +56,8 @@ def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str
     trainer, model = config.trainer, config.model
     if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
         raise InputError(f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)")
+    if model.classifier_lr is not None and not model.init_from:
+        raise InputError("--recipe finetune trains on from weights: give --model.init_from, such as classic")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         if isinstance(trainer[name], int | float) and trainer[name] <= 0:
             raise InputError(f"--trainer.{name} {trainer[name]}: give a number above 0")

@@ -80,6 +80,7 @@ class ImageDataModule(LightningDataModule):
         self.save_hyperparameters("batch_size", "val_size", "split_seed", "flip", "shift", "split_batches")
         if batch_size < LEAST_TO_TRAIN:
             raise InputError(f"batch_size is {batch_size}: give {LEAST_TO_TRAIN} or more")
+        self.train_size = train_size
         if train_size is not None:
             check_val_size(train_size, len(class_names), val_size)
         if not (val_size or {"val", "test"} & set(splits)):
@@ -214,8 +215,7 @@ class ImageDataModule(LightningDataModule):
         dataset.to(device)
         size = self.global_batch_size(num_devices)
         if not training and device.type == "cuda":
-            _, height, width = self.image_shape
-            size = max(size, LEAST_EVALUATED_PIXELS // (height * width) * num_devices)
+            size = max(size, LEAST_EVALUATED_PIXELS // self.image_shape[1] ** 2 * num_devices)
         seed = self.shuffle_seed if training and not (trainer and trainer.overfit_batches) else None
         return ImageLoader(dataset, size, num_devices, rank, seed, self.augmentation, trainer)
 

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
 from minivgg_pl.cli.recipes import FOLDER, RECIPES, recipe_of, recipe_options
@@ -118,6 +120,31 @@ def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_it
     assert json.loads((folder / "summary.json").read_text())["recipe"] == "modern"
     assert "recipe       modern, from start.safetensors" in capfd.readouterr().out
     assert load_trained(folder).net.options["mean"] == [0.5, 0.4, 0.3]
+
+
+def test_finetune_trains_on_from_weights_as_long_as_few_images_need(tmp_path, train_here, capfd, caplog):
+    start = MiniVGG("wide", num_classes=10, dense_units=8).eval()
+    torch.nn.init.normal_(start.dense_bn.running_mean)
+    (tmp_path / "start.safetensors").write_bytes(weights_bytes(TrainedNetwork(start, list(CIFAR10_CLASSES))))
+    for name, brightness in (("Cat", 50), ("sports car", 200)):
+        for split in ("train", "val"):
+            folder = tmp_path / "mine" / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (32, 32), (brightness + number,) * 3).save(folder / f"{number}.png")
+    options = ["--gpus=0", "--data", "mine", "--recipe", "finetune", "--variant", "wide", "--model.dense_units=8"]
+    # Two updates an epoch.
+    options += ["--data.batch_size=4", "--min_updates=44"]
+    assert train_here(*options) == 2
+    assert "--recipe finetune trains on from weights: give --model.init_from" in capfd.readouterr().err
+    assert train_here(*options, "--model.init_from=start.safetensors") == 0
+    assert "start.safetensors knows Cat; new classes: sports car" in caplog.text
+    run = tmp_path / "runs" / "wide-mine" / "1"
+    assert len(metrics(run)) == 22
+    assert json.loads((run / "summary.json").read_text())["recipe"] == "finetune, changed: batch_size 4"
+    net = load_trained(run).net
+    assert torch.equal(net.dense_bn.running_mean, start.dense_bn.running_mean)
+    assert not torch.equal(net.dense.weight, start.dense.weight)
 
 
 def test_another_optimizer_replaces_the_recipes(synthetic_options, tmp_path, train_here, capfd):
