@@ -37,7 +37,9 @@ class ParserOnly(MiniVGGCLI):
 
 
 @pytest.mark.parametrize("options", sorted({options for script, options in COMMANDS if script == "scripts/train.py"}))
-def test_every_training_command_is_understood(options):
+def test_every_training_command_is_understood(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_images").mkdir()
     words = shlex.split(options, comments=True)
     if "--config" in words:
         # The file is a run's, and there is none here.
