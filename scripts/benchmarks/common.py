@@ -24,8 +24,7 @@ WARM_UP_BATCHES = 5
 
 def new_parser(description: str) -> OneLineArgumentParser:
     """Return a parser whose help shows `description` as it is written."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    return OneLineArgumentParser(description=description, formatter_class=formatter)
+    return OneLineArgumentParser(description=description)
 
 
 def whole_number(least: int) -> Callable[[str], int]:
