@@ -146,13 +146,11 @@ class MiniVGG(nn.Module):
         Raises:
             ValueError: If there is no part of that name.
         """
-        self.requires_grad_(True)
         names = [name for name, _ in self.named_modules() if name]
+        self.requires_grad_(True)
         for part in parts:
             if part not in names:
-                raise ValueError(
-                    f"freeze is {part!r}: give one of {', '.join(name for name, _ in self.named_children())}"
-                )
+                raise ValueError(f"freeze is {part!r}: give one of {', '.join(names)}")
             self.get_submodule(part).requires_grad_(False)
         self.frozen = parts
         self.train(self.training)

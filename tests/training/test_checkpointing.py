@@ -135,7 +135,8 @@ def test_weights_from_inside_an_epoch_say_so(stopped_run, tmp_path):
 
 def evaluated(metadata):
     numbers = evaluate_probabilities(torch.eye(10), torch.arange(10))
-    return {"weights": "4.ckpt", "weights_facts": metadata, "variant": "classic", "title": "synthetic images"} | numbers
+    names = {"weights": "4.ckpt", "variant": "classic", "dataset": "synthetic", "title": "synthetic images"}
+    return {**names, "weights_facts": metadata, **numbers}
 
 
 def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(stopped_run, train_here, tmp_path, capfd):

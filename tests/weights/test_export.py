@@ -135,15 +135,6 @@ def test_weights_survive_the_way_to_keras_and_back_bit_for_bit_and_keras_compute
     assert all(torch.equal(tensors[name], net.state_dict()[name]) for name in tensors if "num_batches" not in name)
 
 
-def test_keras_weights_for_other_classes_start_all_but_the_classifier(tmp_path):
-    net, three = MiniVGG("classic"), MiniVGG("classic", num_classes=3)
-    (tmp_path / "it.weights.h5").write_bytes(keras_bytes(net))
-    before = three.classifier.weight.clone()
-    load_initial_weights(three, tmp_path / "it.weights.h5")
-    assert torch.equal(three.dense.weight, net.dense.weight)
-    assert torch.equal(three.classifier.weight, before)
-
-
 def test_a_normalised_network_says_what_keras_must_put_in_front(export, source, capfd):
     assert export("--to=keras") == 0
     code = capfd.readouterr().out.splitlines()[-1].partition("layers: ")[2]
