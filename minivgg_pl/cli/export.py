@@ -1,6 +1,5 @@
 """`scripts/export.py`: trained networks as files for other programs."""
 
-import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,8 +53,8 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if args.half and args.to != "safetensors":
         parser.error(f"--half has no effect with --to {args.to}: leave it out")
-    if not 0 < args.temperature < math.inf:
-        parser.error(f"--temperature {args.temperature}: give a number above 0")
+    if not 0.01 <= args.temperature <= 100:
+        parser.error(f"--temperature {args.temperature}: give a number from 0.01 to 100")
     return args
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.config import dotted_options
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
-from minivgg_pl.cli.recipes import recipe_of
+from minivgg_pl.cli.recipes import FOLDER, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.errors import InputError
@@ -94,6 +94,9 @@ class MiniVGGCLI(LightningCLI):
             checks.take_normalization(config.model, defaults)
             if config.model.init_from and config.model.classifier_lr is None:
                 rank_zero_info("--model.init_from: --recipe finetune keeps more of what the weights know")
+        for recipe in {Path(str(path)).stem for path in config.config or () if Path(str(path)).parent == FOLDER}:
+            if not (understood := recipe_of(self._dotted(config), defaults)).startswith(recipe):
+                rank_zero_info(f"--recipe {recipe}: other options win, and amount to {understood}")
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = self._default_epochs(data)
         if config.native_bf16 and config.trainer.precision is None:

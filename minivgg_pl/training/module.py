@@ -21,8 +21,6 @@ from minivgg_pl.weights.init_from import load_initial_weights
 
 # Reading the loss waits for the GPU, and several devices wait for each other: look for NaN this often (batches).
 FINITE_CHECK_INTERVAL = 50
-# Of classes in a line of text.
-MAX_NAMES = 5
 
 
 class LitMiniVGG(LightningModule):
@@ -67,7 +65,8 @@ class LitMiniVGG(LightningModule):
             `.safetensors` file of this project, or a Keras `.weights.h5` of the article's model. Classes of the same
             name keep their rows of the classifier; the others' start at zero. Read when a fit begins, not when it is
             resumed.
-        freeze: Parts of the network that stay as they are, such as `block1` or `dense_bn` (see `MiniVGG.freeze`).
+        freeze: Parts of the network that stay as they are, such as `block1` or `[block1, dense_bn]` (see
+            `MiniVGG.freeze`).
 
     Raises:
         ValueError: On a value out of range; an InputError when the weights to start from cannot be read.
@@ -98,7 +97,7 @@ class LitMiniVGG(LightningModule):
         image_size: int = IMAGE_SIZE,
         in_channels: int = IMAGE_CHANNELS,
         init_from: str | None = None,
-        freeze: list[str] | None = None,
+        freeze: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         # Checkpoints hold plain types alone: a Path could not be read back.
@@ -108,7 +107,9 @@ class LitMiniVGG(LightningModule):
         net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
         # Only the order in memory changes; state dict and results stay the same.
         self.net = net.to(memory_format=torch.channels_last)
-        self.net.freeze(*freeze or ())
+        self.net.freeze(*([freeze] if isinstance(freeze, str) else freeze or ()))
+        if not any(parameter.requires_grad for parameter in self.net.parameters()):
+            raise ValueError("freeze leaves nothing to train: leave a part out of it")
         self.example_input_array = torch.zeros(2, *net.image_shape)
         self.train_metrics = EpochMetrics()
         self._has_initial_weights = False
@@ -143,10 +144,8 @@ class LitMiniVGG(LightningModule):
             InputError: If they cannot be read, or are of another network.
         """
         if self.hparams.init_from and not self._has_initial_weights:
-            known = load_initial_weights(self.net, self.hparams.init_from, class_names)
-            if class_names and len(known) < len(class_names):
-                new = [name for name in class_names if name not in known]
-                rank_zero_info(f"{self.hparams.init_from} knows {_some(known)}; new classes: {_some(new)}")
+            for line in load_initial_weights(self.net, self.hparams.init_from, class_names):
+                rank_zero_info(line)
         self._has_initial_weights = True
 
     def on_fit_start(self) -> None:
@@ -239,7 +238,3 @@ class LitMiniVGG(LightningModule):
         # The values are already those of all devices; sync_dist only averages equal ones.
         options = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
         self.log_dict({f"{stage}_{name}": value for name, value in values.items()}, **options)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_NAMES]) + f" and {len(names) - MAX_NAMES} more" * (len(names) > MAX_NAMES) or "none"

@@ -25,10 +25,11 @@ def check_hyperparameters(hparams: Any) -> None:
         ValueError: If one is out of range.
     """
     is_sgd = hparams.optimizer == "sgd"
+    rates = [name for name in ("lr", "adamw_lr", "classifier_lr") if hparams[name] is not None]
     checks = (
         ("optimizer", hparams.optimizer in ("sgd", "muon"), "choose sgd or muon"),
         ("schedule", hparams.schedule in ("decay", "triangular"), "choose decay or triangular"),
-        *((name, 0 < hparams[name] < math.inf, "give a finite learning rate above 0") for name in ("lr", "adamw_lr")),
+        *((name, 0 < hparams[name] < math.inf, "give a finite learning rate above 0") for name in rates),
         *((name, 0 <= hparams[name] < 1, "give 0 to below 1") for name in ("momentum", "warmup", "label_smoothing")),
         ("nesterov", hparams.momentum > 0 or not (is_sgd and hparams.nesterov), "give a momentum above 0, or false"),
         ("lr_decay", hparams.lr_decay >= 0, "give 0 or more"),

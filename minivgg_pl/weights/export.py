@@ -39,7 +39,9 @@ class WithProbabilities(nn.Module):
 def program_bytes(trained: TrainedNetwork) -> bytes:
     """Return a saved `torch.export` program that maps images as `MiniVGG` takes them to logits, at any batch size."""
     buffer = io.BytesIO()
-    torch.export.save(_program(trained.net, trained), buffer)
+    # torch warns of a group of tensors that it then writes well.
+    with warnings.catch_warnings(action="ignore"):
+        torch.export.save(_program(trained.net, trained), buffer)
     return buffer.getvalue()
 
 
@@ -130,7 +132,7 @@ def model_card(trained: TrainedNetwork) -> str:
         "seed": metadata.get("seed"),
     }
     if "temperature" in metadata:
-        rows["calibration"] = f"logits divided by {metadata['temperature']:g}, fitted on images not trained on"
+        rows["calibration"] = f"logits divided by {metadata['temperature']:g}, for probabilities that suit the accuracy"
     if "test_accuracy" in metadata:
         images = f" of {metadata['test_images']:,} images" if metadata.get("test_images") else ""
         accuracy = f"{metadata['test_accuracy']:.2%}{images}, one run, last epoch"

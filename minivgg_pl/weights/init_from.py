@@ -9,6 +9,9 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.weights.load import NO_NORMALIZATION, TrainedNetwork, load_trained
 
+# Of classes in a line of text.
+MAX_NAMES = 5
+
 
 def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence[str] | None = None) -> list[str]:
     """Load trained weights into `net` to train on from.
@@ -21,7 +24,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
             are if their number is the same.
 
     Returns:
-        Those of `class_names` that `source` knows.
+        Lines that say what was understood of the weights and of the classes, for the user.
 
     Raises:
         InputError: If the weights cannot be read, or are those of another network.
@@ -30,8 +33,10 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
     if (theirs := trained.net.options["variant"]) != (ours := net.options["variant"]):
         raise InputError(f"{source}: weights of {theirs}, and this network is {ours}: give --variant {theirs}")
     tensors = {name: tensor for name, tensor in trained.net.state_dict().items() if name not in NORMALIZATION}
+    lines = [f"{source}: assumed, since Keras does not say it: {', '.join(trained.assumed)}"] if trained.assumed else []
     # Numbers stand for names that the weights lack.
-    if trained.class_names == [str(number) for number in range(len(trained.class_names))]:
+    if class_names and trained.class_names == [str(number) for number in range(len(trained.class_names))]:
+        lines.append(f"{source}: its classes have no names; they are taken in the order of the data's")
         class_names = None
     rows = {_plain(name): row for row, name in enumerate(trained.class_names)}
     known = {number: rows[_plain(name)] for number, name in enumerate(class_names or ()) if _plain(name) in rows}
@@ -44,14 +49,20 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
             own[name] = tensor
         else:
             shapes = f"{tuple(tensor.shape)} where this network has {tuple(own[name].shape)}"
-            raise InputError(f"{source}: {name} has shape {shapes}: give weights of the same variant and sizes")
+            raise InputError(
+                f"{source}: {name} has shape {shapes}; give weights of the same image_size, in_channels and dense_units"
+            )
     normalization = _normalization(trained)
     if any(values != net.options[name] for name, values in normalization.items()):
         # With another normalisation the weights mean nothing.
         wanted = ", ".join(f"{name} {values}" for name, values in normalization.items())
-        raise InputError(f"{source}: its network was trained with {wanted}: give the same --model.mean and --model.std")
+        raise InputError(f"{source}: its network was trained with {wanted}: give the same mean and std")
     net.load_state_dict(own)
-    return [class_names[number] for number in known]
+    if class_names and len(known) < len(class_names):
+        names = ([class_names[number] for number in known], [n for i, n in enumerate(class_names) if i not in known])
+        old, new = (", ".join(some[:MAX_NAMES] + ["..."] * (len(some) > MAX_NAMES)) or "none" for some in names)
+        lines.append(f"{source} knows {old}; new classes: {new}")
+    return lines
 
 
 def _plain(name: str) -> str:

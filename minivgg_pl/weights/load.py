@@ -176,7 +176,9 @@ def _read_checkpoint(path: Path) -> Content:
             tensors[name.removeprefix("net.")] = value
     metadata = {"init_from": hyperparameters.get("init_from"), "split": state.get(checkpoint.SPLIT)}
     of_data = content.get("datamodule_hyper_parameters", {})
-    metadata["dataset"] = of_data.get("dataset") or state.get(checkpoint.CLASS_PATH)
+    metadata["dataset"] = of_data.get("dataset")
+    if not metadata["dataset"] and not str(state.get(checkpoint.CLASS_PATH)).startswith("minivgg_pl."):
+        metadata["dataset"] = state.get(checkpoint.CLASS_PATH)
     epoch = content.get("epoch", 0) + 1
     if batches := checkpoint.batches_in_epoch(content):
         metadata["unfinished"] = f"saved inside epoch {epoch}, after {batches} of its batches"

@@ -166,6 +166,8 @@ def test_sums_are_float32_on_the_batches_device_however_the_module_was_made(tmp_
     ("options", "message"),
     [
         ({"lr": 0.0}, "lr is 0.0"),
+        ({"classifier_lr": -1.0}, "classifier_lr is -1.0"),
+        ({"freeze": ["block1", "block2", "dense", "dense_bn", "classifier"]}, "freeze leaves nothing to train"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"momentum": 1.0}, "momentum is 1.0"),
         ({"momentum": 0.0}, "nesterov is True: give a momentum above 0"),

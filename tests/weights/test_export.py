@@ -223,4 +223,4 @@ def test_a_temperature_divides_the_logits_of_what_is_written_and_is_kept_with_th
     assert "| calibration | logits divided by 0.5" in model_card(after)
     with pytest.raises(SystemExit):
         export("--to=onnx", "--temperature=0")
-    assert "--temperature 0.0: give a number above 0" in capsys.readouterr().err
+    assert "--temperature 0.0: give a number from 0.01 to 100" in capsys.readouterr().err

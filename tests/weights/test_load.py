@@ -200,12 +200,14 @@ class TestStartingFromWeights:
         theirs = trained.net.classifier.weight
         net = MiniVGG(**self.OPTIONS, num_classes=3)
         names = [trained.class_names[4].upper(), "sports car", trained.class_names[0]]
-        assert load_initial_weights(net, file, names) == [names[0], names[2]]
+        assert load_initial_weights(net, file, names) == [
+            f"{file} knows {names[0]}, {names[2]}; new classes: sports car"
+        ]
         assert torch.equal(net.dense.weight, trained.net.dense.weight)
         assert torch.equal(net.classifier.weight, torch.stack([theirs[4], torch.zeros(32), theirs[0]]))
         # As many classes, and others.
         net = MiniVGG(**self.OPTIONS)
-        assert load_initial_weights(net, file, [f"class {number}" for number in range(10)]) == []
+        load_initial_weights(net, file, [f"class {number}" for number in range(10)])
         assert not net.classifier.weight.any()
 
     @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ class TestStartingFromWeights:
         [
             ({"mean": None}, r"trained with mean \[0.5, 0.4, 0.3\], std \[0.2"),
             ({"variant": "classic"}, "give --variant wide"),
-            ({"dense_units": 8}, r"dense.* has shape .* where this network has .*: give weights of the same variant"),
+            ({"dense_units": 8}, r"dense.* has shape .* where this network has .*; give weights of the same image_size"),
         ],
     )
     def test_weights_of_another_network_are_refused(self, file, changed, message):
