@@ -82,7 +82,7 @@ def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
         classes: Class names between commas, or a text file with a name on each line.
 
     Raises:
-        InputError: As `load_trained`.
+        InputError: As `load_trained`; on names given twice, or for weights that have names.
     """
     # Late: torch takes a second or two to import, and the help text and most errors do not need it.
     from minivgg_pl.weights.load import load_trained
@@ -91,7 +91,15 @@ def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
         names = Path(classes).read_text(encoding="utf-8-sig", errors="replace").splitlines()
     else:
         names = (classes or "").split(",")
-    trained = load_trained(source, [name.strip() for name in names if name.strip()])
+    names = [name.strip() for name in names if name.strip()]
+    if len(set(names)) < len(names):
+        raise InputError(f"--classes: {max(names, key=names.count)} is there twice; give each class its own name")
+    trained = load_trained(source)
+    is_named = not trained.assumed and trained.class_names != [str(n) for n in range(len(trained.class_names))]
+    if names and is_named:
+        own = ", ".join(trained.class_names[:3])
+        raise InputError(f"--classes: {source} names its own classes ({own}, ...), in its order: leave --classes out")
+    trained = load_trained(source, names) if names else trained
     if trained.assumed:
         print(f"{source}: assumed, since Keras does not say it: {', '.join(trained.assumed)}", file=sys.stderr)
     return trained

@@ -122,13 +122,30 @@ def _prepare(options: list[str], trained: "TrainedNetwork") -> tuple["ImageDataM
     if data.image_shape != trained.net.image_shape:
         shapes = f"{trained.net.image_shape} (channels, height, width), and the data have {data.image_shape}"
         raise InputError(f"{trained.source}: it takes images {shapes}: give data that suit")
-    if data.class_names != trained.class_names:
-        ours, theirs = (
-            f"{len(names)} classes ({', '.join(names[:3])}, ...)" for names in (trained.class_names, data.class_names)
-        )
-        raise InputError(f"{trained.source}: it knows {ours}, and the data have {theirs}: give its data, or --classes")
+    rows = _rows_of_classes(data.class_names, trained)
     data.prepare_data()
-    return data, _images_to_test(data, trained)
+    images = _images_to_test(data, trained)
+    images.labels = rows[images.labels]
+    return data, images
+
+
+def _rows_of_classes(names: Sequence[str], trained: "TrainedNetwork") -> "Tensor":
+    """Return which logit is that of each of the data's classes, by their names: `(num_classes,)` int64."""
+    import torch
+
+    from minivgg_pl.data.class_folders import some
+    from minivgg_pl.data.class_names import plain_name
+
+    for form in (str, plain_name):
+        rows = {form(name): row for row, name in enumerate(trained.class_names)}
+        if len(rows) == len(trained.class_names) and sorted(rows) == sorted(map(form, names)):
+            return torch.tensor([rows[form(name)] for name in names])
+    both = rows.keys() & set(map(plain_name, names))
+    ours, theirs = ([name for name in side if plain_name(name) not in both] for side in (trained.class_names, names))
+    counts = f"it knows {len(trained.class_names)} classes, and the data have {len(names)}"
+    only = [f"{who}: {some(lacking)}" for who, lacking in (("only it", ours), ("only the data", theirs)) if lacking]
+    give = "give its data, or --classes" if trained.assumed else "give data of its classes"
+    raise InputError(f"{trained.source}: {'; '.join([counts, *only])}: {give}")
 
 
 def _images_to_test(data: "ImageDataModule", trained: "TrainedNetwork") -> "ImageDataset":

@@ -7,7 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from minivgg_pl.cli.evaluate import main, parse_arguments
+from minivgg_pl import MiniVGG
+from minivgg_pl.cli.evaluate import _prepare, main, parse_arguments
+from minivgg_pl.errors import InputError
+from minivgg_pl.weights.load import TrainedNetwork
 from tests.conftest import SYNTHETIC_SIZE
 
 
@@ -62,6 +65,40 @@ def test_data_that_stand_in_for_others_are_named(finished_run, data_options, tmp
     assert "trained on       mine.Data, not on these data; --data names others" in capfd.readouterr().out
 
 
+def prepared(folder, names, folders):
+    """What evaluate makes of a folder with images in each of `folders`, for weights with classes called `names`."""
+    for name in folders:
+        (folder / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
+    options = ["--data=minivgg_pl.ImageFolderDataModule", f"--data.root={folder}"]
+    return _prepare(options, TrainedNetwork(MiniVGG(num_classes=len(names), dense_units=4), names, source="it"))
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["ship", "cat", "dog"], ["cat", "dog", "ship"]),
+        (["ship", "sports car", "caf\u00e9"], ["Cafe\u0301", "Ship", "sports_car"]),
+        # As written, where only that tells them apart.
+        (["b", "A", "a"], ["A", "a", "b"]),
+    ],
+)
+def test_classes_are_matched_by_their_names(tmp_path, names, folders):
+    _, images = prepared(tmp_path, names, folders)
+    labels = {name.partition("/")[0]: label for name, label in zip(images.names, images.labels.tolist(), strict=True)}
+    in_order = sorted(labels, key=labels.get)
+    assert sorted(labels.values()) == [0, 1, 2]
+    assert [name[0].lower() for name in in_order] == [name[0].lower() for name in names]
+    assert names != ["b", "A", "a"] or in_order == names
+
+
+def test_classes_of_one_side_are_named(tmp_path):
+    message = "it: it knows 3 classes, and the data have 2; only it: ship, dog; only the data: frog: give data of its"
+    with pytest.raises(InputError, match=message):
+        prepared(tmp_path, ["ship", "cat", "dog"], ["Cat", "frog"])
+
+
 def test_options_of_the_data_may_stand_anywhere():
     args, data = parse_arguments(["--data.dataset", "synthetic", "wide", "--data=M", "--tta", "flip", "--data.root=x"])
     assert (args.weights, args.tta) == ("wide", "flip")
@@ -81,7 +118,9 @@ def test_options_of_the_data_may_stand_anywhere():
         (["wide", "--data.size=3"], "size' is not "),
         (["wide", "--data.batchsize=3"], "did you mean --data.batch_size?"),
         (["wide", "--data=Nope"], "--data Nope: no such class"),
-        (["wide", "SYNTHETIC"], "it knows 10 classes (airplane, automobile, bird, ...), and the data have 10"),
+        (["wide", "SYNTHETIC"], "it knows 10 classes, and the data have 10; only it: airplane, automobile, bird, ...;"),
+        (["wide", "--classes=a,b"], "--classes: wide names its own classes (airplane, automobile, bird, ...), in its"),
+        (["wide", "--classes=a,b,a"], "--classes: a is there twice; give each class its own name"),
         ([], "required: WEIGHTS"),
     ],
 )
