@@ -69,6 +69,9 @@ def read_image(path: str | Path, size: int = 32, channels: int = 3, warn: Warn =
             values of an unknown range: other floats, integers of 32 bits or with a sign.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            # Opening a named pipe would wait for ever.
+            raise ValueError("it is no regular file")
         # Pillow warns of metadata that it cannot read.
         with warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)

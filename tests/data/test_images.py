@@ -1,6 +1,7 @@
 """Images of every kind, as real files."""
 
 import io
+import os
 import re
 import struct
 import warnings
@@ -117,8 +118,10 @@ def test_what_is_no_readable_image_is_refused_by_name(pixels, tmp_path):
             read_image(tmp_path / name)
     with pytest.raises(InputError, match="missing.png: cannot be read .No such file"):
         read_image(tmp_path / "missing.png")
-    with pytest.raises(InputError, match="cannot be read .Is a directory"):
-        read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path, tmp_path / "pipe.jpg", "/dev/zero"):
+        with pytest.raises(InputError, match=f"{path}: cannot be read .it is no regular file"):
+            read_image(path)
 
 
 def test_hidden_files_and_linked_folders_are_no_images_of_a_folder(pixels, tmp_path):
