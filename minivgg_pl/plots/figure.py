@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+import warnings
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -55,6 +56,9 @@ def show_percent(axis: Axis) -> None:
 def save_figure(figure: Figure, path: str | Path) -> Figure:
     """Write the figure to `path`, whose suffix names the format, and return it."""
     path, content = Path(path), io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:] or "png")
+    with warnings.catch_warnings():
+        # A box stands for a letter that the font lacks.
+        warnings.filterwarnings("ignore", "Glyph ")
+        figure.savefig(content, format=path.suffix[1:] or "png")
     write_atomically(path, content.getvalue())
     return figure

@@ -1,5 +1,7 @@
 """Image galleries: every caption is inside the figure, and long ones stay distinguishable."""
 
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,3 +22,10 @@ def test_no_caption_is_clipped_and_none_loses_its_end(number, lines, monkeypatch
     # Half a point of antialiasing.
     assert min(label.get_window_extent(canvas.get_renderer()).y0 for label in labels) > 1.5
     assert len({label.get_text() for label in labels}) == number
+
+
+@pytest.mark.parametrize("caption", ["\u732b\n\U0001f408", "a\x07b\tc"])
+def test_letters_that_the_font_lacks_are_no_warnings(caption, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gallery.draw_gallery([np.zeros((32, 32, 3), np.uint8)], [caption], tmp_path / "it.png", title=caption)
