@@ -151,9 +151,12 @@ def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> list
 
 def as_lines(predictions: Sequence[Prediction], aligned: bool) -> str:
     """Return a line for each image: columns aligned for a terminal, or cells between tabs for other programs."""
-    # One line each: a name may hold tabs and line breaks.
+    # One line each: the name of a file or a class may hold tabs and line breaks.
     escapes = {ord(letter): repr(letter)[1:-1] for letter in "\t\n\r"}
-    rows = [(str(file).translate(escapes), classes) for file, classes in predictions]
+    rows = [
+        (str(file).translate(escapes), [(name.translate(escapes), p) for name, p in classes])
+        for file, classes in predictions
+    ]
     if not aligned:
         return "\n".join("\t".join([file, *_cells(classes)]) for file, classes in rows)
     width = max(len(file) for file, _ in rows)

@@ -78,6 +78,10 @@ def test_columns_are_aligned_on_a_terminal():
     assert lines == ["a.png        cat         50 %", "longer.png   automobile 100 %"]
 
 
+def test_a_class_name_stays_in_its_cell():
+    assert as_lines([("a.png", [("c\ta\nt", 0.5)])], aligned=False) == "a.png\tc\\ta\\nt\t0.500000"
+
+
 def test_a_grey_network_gets_grey_images(images, tmp_path, capfd):
     from minivgg_pl.weights.load import TrainedNetwork, weights_bytes
 
