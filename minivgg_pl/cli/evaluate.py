@@ -133,8 +133,8 @@ def _rows_of_classes(names: Sequence[str], trained: "TrainedNetwork") -> "Tensor
     """Return which logit is that of each of the data's classes, by their names: `(num_classes,)` int64."""
     import torch
 
-    from minivgg_pl.data.class_folders import some
     from minivgg_pl.data.class_names import plain_name
+    from minivgg_pl.data.image_files import some
 
     for form in (str, plain_name):
         rows = {form(name): row for row, name in enumerate(trained.class_names)}

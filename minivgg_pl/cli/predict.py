@@ -105,7 +105,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: If there is nothing at a path, or a folder has no images.
     """
-    from minivgg_pl.data.image_files import image_files
+    from minivgg_pl.data.image_files import image_files, other_files
 
     files: list[Path] = []
     for path in paths:
@@ -113,7 +113,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             raise InputError(f"{path}: there is no such file or folder; give an image or a folder of them")
         found = image_files(path) if path.is_dir() else [path]
         if not found:
-            raise InputError(f"{path}: the folder has no images; give one that has, or an image")
+            raise InputError(f"{path}: the folder has no images{other_files(path)}; give one that has, or an image")
         files += found
     return files
 

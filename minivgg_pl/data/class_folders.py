@@ -1,19 +1,20 @@
 """Folders of images, one for each class: their layout, their files, and a line that describes them."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minivgg_pl.data.base import Split
-from minivgg_pl.data.image_files import all_files, image_files, subfolders
+from minivgg_pl.data.image_files import MOST_NAMES, all_files, image_files, other_files, some, subfolders
 from minivgg_pl.errors import InputError
 
 # Usual names of the folders of splits, which may end in "set": `Train`, `training-set`.
 SPLIT_NAMES: dict[Split, str] = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 # More are shortened in messages.
-MOST_CLASSES, MOST_NAMES = 10, 3
+MOST_CLASSES = 10
 
 # A file and its label.
 Sample = tuple[str, int]
@@ -46,7 +47,11 @@ class ClassFolders:
         for split, samples in self.samples.items():
             counts = Counter(label for _, label in samples)
             least = 2 if split == "train" and num_held_out else 1
-            few = [f"{name} {counts[label]}" for label, name in enumerate(self.class_names) if counts[label] < least]
+            few = [
+                f"{name} {counts[label]}{other_files(class_folder(self.places[split], name))}"
+                for label, name in enumerate(self.class_names)
+                if counts[label] < least
+            ]
             if few:
                 why = ", since one is held out for validation (or make a val folder)" if least == 2 else ""
                 raise InputError(
@@ -87,27 +92,34 @@ def find_class_folders(root: Path) -> ClassFolders:
     train = places["train"]
     names = subfolders(train)
     if len(names) < 2:
+        below = some(subfolders(train / names[0])) if names else ""
+        found = f"one class folder ({names[0]}{below and f', which holds {below}'})" if names else "no class folders"
         raise InputError(
-            f"{train}: {len(names)} class folders; give a folder with one folder of images for each of two or more "
+            f"{train}: it has {found}; give a folder with one folder of images for each of two or more "
             "classes (for the folder of CIFAR-10's files: --data.root)"
         )
     unused = {folder / name for name in folders} - {*places.values(), *(train / name for name in names)}
     _check_layout(train, names, sorted(unused))
     samples: dict[Split, list[Sample]] = {}
     for split, place in places.items():
-        if odd := set(subfolders(place)) ^ set(names):
-            raise InputError(f"{folder}: {train.name} and {place.name} differ in their classes: {some(sorted(odd))}")
-        samples[split] = [(str(path), label) for label, name in enumerate(names) for path in image_files(place / name)]
+        sides = ((train, subfolders(place)), (place, names))
+        lacking = {at.name: [name for name in known if not class_folder(at, name).is_dir()] for at, known in sides}
+        if odd := [f"{at} lacks {some(classes)}" for at, classes in lacking.items() if classes]:
+            raise InputError(f"{folder}: {', '.join(odd)}: give {train.name} and {place.name} the same class folders")
+        samples[split] = [
+            (str(path), label) for label, name in enumerate(names) for path in image_files(class_folder(place, name))
+        ]
     used = {Path(path) for of_split in samples.values() for path, _ in of_split}
     # These may be links.
-    used |= {folder, *places.values(), *(place / name for place in places.values() for name in names)}
+    used |= {folder, *places.values(), *(class_folder(place, name) for place in places.values() for name in names)}
     left_out = sorted(str(path.relative_to(root)) for path in all_files(root) if path not in used)
     return ClassFolders(folder, names, places, samples, left_out)
 
 
-def some(names: Sequence[str]) -> str:
-    """Return the first names, and dots for the rest."""
-    return ", ".join([*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])])
+def class_folder(place: Path, name: str) -> Path:
+    """Return the folder of a class in a split; systems write an accented letter as one character or as two."""
+    forms = [place / name, *(place / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    return next((path for path in forms if path.is_dir()), forms[0])
 
 
 def _split_of(name: str) -> Split | None:

@@ -15,8 +15,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
-from minivgg_pl.data.class_folders import some
-from minivgg_pl.data.image_files import image_endings
+from minivgg_pl.data.image_files import image_endings, some
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import PART_SUFFIX, try_lock
 

@@ -1,6 +1,7 @@
 """Image files in folders, without what systems put there."""
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from minivgg_pl.errors import InputError
 
 # Of macOS' archives, Python, Synology (thumbnails with the names of images), Linux and Windows; in lower case.
 SYSTEM_FOLDERS = ("__macosx", "__pycache__", "@eadir", "lost+found", "$recycle.bin", "system volume information")
+# Messages name no more.
+MOST_NAMES = 3
 
 
 @cache
@@ -28,6 +31,17 @@ def image_files(folder: Path) -> list[Path]:
         InputError: If a folder cannot be read.
     """
     return sorted(path for path in all_files(folder) if path.name.lower().endswith(image_endings()))
+
+
+def other_files(folder: Path) -> str:
+    """Return in words which files in a folder and below are no images by their names, or nothing.
+
+    Raises:
+        InputError: If a folder cannot be read.
+    """
+    names = sorted(path.name for path in all_files(folder) if not path.name.lower().endswith(image_endings()))
+    kinds = f", but {len(names):,} of formats that are not read ({some(names)}): convert images among them to JPEG"
+    return kinds if names else ""
 
 
 def all_files(folder: Path) -> list[Path]:
@@ -52,6 +66,11 @@ def subfolders(folder: Path) -> list[str]:
         InputError: If the folder cannot be read.
     """
     return sorted(filter(_is_taken, next(os.walk(folder, onerror=_raise))[1]))
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names, and dots for the rest."""
+    return ", ".join([*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])])
 
 
 def _is_taken(name: str) -> bool:

@@ -97,6 +97,7 @@ def test_a_grey_network_gets_grey_images(images, tmp_path, capfd):
         (["missing.png"], "missing.png: there is no such file or folder"),
         (["images/broken.png"], "none of the images could be read"),
         (["empty"], "empty: the folder has no images"),
+        (["phone"], "phone: the folder has no images, but 1 of formats that are not read (IMG_1.HEIC): convert"),
         (["images", "--top=0"], "--top 0: give 1 or more"),
         (["images", "--weights=nothing"], "nothing: there is no such file or folder; give classic, wide"),
         (["images", "--output=out.txt"], "--output out.txt: give a name that ends in .csv or .json"),
@@ -113,6 +114,8 @@ def test_a_grey_network_gets_grey_images(images, tmp_path, capfd):
 def test_bad_input_is_one_line(images, tmp_path, monkeypatch, capfd, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG_1.HEIC").touch()
     (tmp_path / "old.csv").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     try:

@@ -77,9 +77,12 @@ def test_a_folder_called_train_is_a_class_if_it_holds_no_folders(tmp_path):
         ([*PETS, *below("holdout")], r"/holdout hold the same folders \(cat, dog\)"),
         # Splits without classes, as in a contest's archive.
         (["train/cat.1.jpg", "train/dog.1.jpg", "test/1.jpg"], "test, train have no class folders: sort"),
-        (["cat/1.jpg"], "1 class folders; give a folder with one folder of images"),
-        (["1.jpg", "2.jpg"], "0 class folders"),
-        ([*below("train"), "val/cat/1.jpg", "val/bird/1.jpg"], "train and val differ in their classes: bird, dog"),
+        (["cat/1.jpg"], r"one class folder \(cat\); give a folder with one folder of images"),
+        (below("a/b/c"), r"/a: it has one class folder \(b, which holds c\)"),
+        (["1.jpg", "2.jpg"], "no class folders"),
+        ([*below("train"), "val/cat/1.jpg", "val/bird/1.jpg"], "train lacks bird, val lacks dog: give train and val"),
+        ([*below("train"), "val/cat/1.jpg"], "[^,]: val lacks dog: give train and val the same"),
+        (["train/Cat/1.jpg", "train/dog/1.jpg", *below("val")], "train lacks cat, val lacks Cat"),
     ],
 )
 def test_what_is_not_clear_is_refused(tmp_path, files, message):
@@ -90,9 +93,18 @@ def test_what_is_not_clear_is_refused(tmp_path, files, message):
 @pytest.mark.parametrize(
     ("files", "val_size", "message"),
     [
-        ([*PETS, "empty/", "labels/1.xml"], 0, "empty 0, labels 0; give each class 1 or more, or remove its folder"),
+        (
+            [*PETS, "empty/", "labels/1.xml"],
+            0,
+            "empty 0, labels 0, .*; give each class 1 or more, or remove its folder",
+        ),
+        (
+            [*PETS, *(f"a/IMG_{number}.HEIC" for number in range(4))],
+            0,
+            r"a 0, but 4 of formats that are not read \(IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC, ...\): convert images ",
+        ),
         ([*PETS, "one/1.jpg"], 1, "one 1; give each class 2 or more, since one is held out for validation"),
-        ([*below("train"), *below("val"), "train/one/1.jpg", "val/one/1.txt"], 0, "val: too few .*: one 0; give"),
+        ([*below("train"), *below("val"), "train/one/1.jpg", "val/one/1.txt"], 0, "val: too few .*: one 0, .*; give"),
     ],
 )
 def test_a_class_needs_an_image_in_each_split_and_one_to_hold_out(tmp_path, files, val_size, message):
@@ -136,6 +148,15 @@ def test_no_folder_a_file_and_a_circle_of_links_are_refused(tmp_path):
 def test_a_line_says_what_was_found_and_what_was_left_out(tmp_path, files, val_size, line):
     found = find_class_folders(make(tmp_path, *files))
     assert found.describe(val_size) == f"{found.folder}: {line}"
+
+
+def test_classes_are_the_same_in_either_form_of_unicode(tmp_path):
+    found = find_class_folders(
+        make(tmp_path, *below("train"), "train/\u00e9/1.jpg", *below("val"), "val/e\u0301/1.jpg")
+    )
+    found.check_sizes(0)
+    assert found.samples["val"][-1] == (str(tmp_path / "val/e\u0301/1.jpg"), 2)
+    assert found.left_out == []
 
 
 def test_linked_class_folders_are_read_and_linked_folders_in_them_are_named(tmp_path):
