@@ -29,7 +29,9 @@ SYNONYMS = {
     "max_epochs": "epochs num_epochs n_epochs",
     "seed_everything": "seed random_seed",
     "gpus": "gpu devices",
-    "root": "dir path folder data_dir data_path",
+    "root": "dir path folder",
+    "--data FOLDER reads your own images, --data.root names the place of CIFAR-10": "data_dir data_path data_folder",
+    "--data FOLDER reads your own images, --data.dataset has cifar10 and synthetic": "dataset",
     "weights": "model checkpoint ckpt pretrained",
     "init_from": "weights checkpoint ckpt pretrained",
     "variant": "model arch network classic wide",
@@ -53,7 +55,7 @@ class OneLineArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with code 2."""
-        hint = hint_for(message, re.findall(r"--\w[\w-]*", self.format_help()))
+        hint = hint_for(message, re.findall(r"--\w[\w.-]*\w", self.format_help()))
         sys.exit(fail(f"{message} ({hint}see --help)", EXIT_BAD_INPUT))
 
 
@@ -62,6 +64,8 @@ def hint_for(message: str, known: Sequence[str]) -> str:
     if not (typed := re.search(r"(?:unrecognized arguments: |(?:option|key) ')([\w.-]+)", message, re.IGNORECASE)):
         return ""
     word = typed[1].lstrip("-").replace("-", "_").lower()
+    if f"--{word}" in known:
+        return "it belongs to another data module than --data gives: leave one of them out; "
     last = word.rpartition(".")[2]
     by_last = {option.lstrip("-").rpartition(".")[2]: option for option in reversed(known)}
     for meant in [*(meant for meant, words in SYNONYMS.items() if last in words.split()), last]:

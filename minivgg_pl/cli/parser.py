@@ -57,10 +57,13 @@ class OneLineParser(LightningArgumentParser):
             # A parser of one class's options: the parser around it reports the message.
             hint = hint_for(message, self._options()).rstrip("; ")
             super().error(f"{message}: {hint}" if hint else message, ex)
-        hint = hint_for(message, [*re.findall(r"--\w[\w.]*\w(?![\w.])", HELP), *self._options_with_data()])
+        text = shortened(message)
+        hint = hint_for(text, [*re.findall(r"--\w[\w.]*\w(?![\w.])", HELP), *self._options_with_data()])
         if subcommand := re.match(r"unrecognized arguments: (fit|validate|test|predict)\b", message, re.IGNORECASE):
             hint = f"there are no subcommands, it always trains and then tests: leave {subcommand[1]} out; "
-        sys.exit(fail(f"{shortened(message)} ({hint}see --help)", EXIT_BAD_INPUT))
+        # The parser of the class's options may have said it.
+        hint = "" if hint.rstrip("; ") in text else hint
+        sys.exit(fail(f"{text} ({hint}see --help)", EXIT_BAD_INPUT))
 
     def _options(self) -> list[str]:
         return [f"--{name}" for name in dotted_options(self.get_defaults().as_dict())]
@@ -73,6 +76,9 @@ class OneLineParser(LightningArgumentParser):
 
 def shortened(message: str) -> str:
     """Return the reason alone, where jsonargparse lists an error for each type that an option may have."""
+    if message == "argument --data: expected one argument":
+        # Said of every option below it.
+        return "an option --data.* has no value: give it one, as in --data.skip_broken true"
     if old := re.search(r"\bpytorch_lightning\.[\w.]+", message):
         new = old[0].replace("pytorch_lightning", "lightning.pytorch")
         return f"{old[0]}: Lightning is imported as lightning.pytorch here: give {new}"

@@ -21,6 +21,7 @@ OPTIONS = {
     "--data.batchsize 3": "batchsize' is not ",  # jsonargparse 4.39 says "expected", newer ones "accepted"
     "--data nope": "--data nope: no such class; give CIFAR10DataModule",
     "--data none/such": "none/such: there is no such folder; give a folder that has a folder of images",
+    "--data.skip_broken": "an option --data.* has no value: give it one, as in --data.skip_broken true (see",
     "--data=": "--data needs a value",
     "--data minivgg_pl.nope": "--data minivgg_pl.nope: module 'minivgg_pl' has no attribute 'nope'",
     "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give CIFAR10DataModule",
@@ -71,13 +72,14 @@ MEANT = {
     "--lr 0.1": "did you mean --model.lr?",
     "--model.learning_rate 0.1": "did you mean --model.lr?",
     "--batch-size=32": "did you mean --data.batch_size?",
-    "--data.batchsize 32": "did you mean --data.batch_size?",
+    "--data.batchsize 32": ": did you mean --data.batch_size? (see --help)",
     "--data.val 3": "did you mean --data.val_size?",
     "--epoch 3": "did you mean --epochs?",
     "--gpu 1": "did you mean --gpus?",
     "--device cpu": "(--gpus 0 is the CPU; ",
     "--workers 4": "(there are no workers, ",
-    "--dataset cifar10": "did you mean --data.dataset?",
+    "--dataset cifar10": "--dataset cifar10 (--data FOLDER reads your own images, --data.dataset has cifar10 and syn",
+    "--data_dir x": "--data_dir x (--data FOLDER reads your own images, --data.root names the place of CIFAR-10; see",
     "--output x": "did you mean --trainer.default_root_dir?",
     "--weights x": "did you mean --model.init_from?",
     "--image_size 64": "(it belongs to --data minivgg_pl.ImageFolderDataModule; ",
@@ -93,6 +95,11 @@ MEANT = {
 @pytest.mark.parametrize(("options", "message"), MEANT.items(), ids=MEANT)
 def test_an_option_of_other_programs_is_answered_with_the_one_here(refuse, options, message):
     assert message in refuse(*options.split())
+
+
+def test_an_option_of_another_data_module_is_not_offered_again(refuse, tmp_path):
+    error = refuse(f"--data={tmp_path}", "--data.dataset=synthetic", synthetic=False)
+    assert "(it belongs to another data module than --data gives: leave one of them out; see --help)" in error
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")

@@ -117,6 +117,7 @@ def test_options_of_the_data_may_stand_anywhere():
         # jsonargparse 4.39 says "expected", newer ones "accepted".
         (["wide", "--data.size=3"], "size' is not "),
         (["wide", "--data.batchsize=3"], "did you mean --data.batch_size?"),
+        (["wide", "--data_dir=x"], "--data_dir=x (--data FOLDER reads your own images, --data.root names the place of"),
         (["wide", "--data=Nope"], "--data Nope: no such class"),
         (["wide", "SYNTHETIC"], "it knows 10 classes, and the data have 10; only it: airplane, automobile, bird, ...;"),
         (["wide", "--classes=a,b"], "--classes: wide names its own classes (airplane, automobile, bird, ...), in its"),
