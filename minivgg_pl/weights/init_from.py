@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 
+from minivgg_pl.data.class_names import plain_name
+from minivgg_pl.data.image_files import some
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.weights.load import NO_NORMALIZATION, TrainedNetwork, load_trained
-
-# Of classes in a line of text.
-MAX_NAMES = 5
 
 
 def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence[str] | None = None) -> list[str]:
@@ -38,8 +37,10 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
     if class_names and trained.class_names == [str(number) for number in range(len(trained.class_names))]:
         lines.append(f"{source}: its classes have no names; they are taken in the order of the data's")
         class_names = None
-    rows = {_plain(name): row for row, name in enumerate(trained.class_names)}
-    known = {number: rows[_plain(name)] for number, name in enumerate(class_names or ()) if _plain(name) in rows}
+    rows = {plain_name(name): row for row, name in enumerate(trained.class_names)}
+    known = {
+        number: rows[plain_name(name)] for number, name in enumerate(class_names or ()) if plain_name(name) in rows
+    }
     own = net.state_dict()
     for name, tensor in tensors.items():
         if name.startswith("classifier.") and (class_names or tensor.shape != own[name].shape):
@@ -59,14 +60,9 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
         raise InputError(f"{source}: its network was trained with {wanted}: give the same mean and std")
     net.load_state_dict(own)
     if class_names and len(known) < len(class_names):
-        names = ([class_names[number] for number in known], [n for i, n in enumerate(class_names) if i not in known])
-        old, new = (", ".join(some[:MAX_NAMES] + ["..."] * (len(some) > MAX_NAMES)) or "none" for some in names)
-        lines.append(f"{source} knows {old}; new classes: {new}")
+        old, new = ([n for i, n in enumerate(class_names) if (i in known) is is_known] for is_known in (True, False))
+        lines.append(f"{source} knows {some(old) or 'none'}; new classes: {some(new)}")
     return lines
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ")
 
 
 def normalization_of(source: str | Path) -> dict[str, list[float] | None]:

@@ -215,7 +215,10 @@ class TestStartingFromWeights:
         [
             ({"mean": None}, r"trained with mean \[0.5, 0.4, 0.3\], std \[0.2"),
             ({"variant": "classic"}, "give --variant wide"),
-            ({"dense_units": 8}, r"dense.* has shape .* where this network has .*; give weights of the same image_size"),
+            (
+                {"dense_units": 8},
+                r"dense.* has shape .* where this network has .*; give weights of the same image_size",
+            ),
         ],
     )
     def test_weights_of_another_network_are_refused(self, file, changed, message):
