@@ -33,11 +33,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 @pytest.fixture(scope="module")
 def models():
     """Both networks with logits, batch norm far from its start, and layer numbers that do not start at nothing."""
+    keras.utils.set_random_seed(0)
     torch.manual_seed(0)
     built = {variant: article_model(variant, dense_units=8, head="linear") for variant in ("classic", "wide")}
     for model in built.values():
         randomize(model)
     return built
+
+
+# Float32 sums in another order: 5e-6 was seen. A weight in the wrong place changes logits by hundredths.
+TOLERANCE = 2e-5
 
 
 def largest_difference(model, path):
@@ -56,7 +61,7 @@ def test_what_keras_3_saves_computes_the_same(models, variant, name, tmp_path):
     path = tmp_path / name.lower()
     (models[variant].save_weights if "weights" in name else models[variant].save)(path)
     path = path.rename(tmp_path / f"renamed-{name}")
-    assert largest_difference(models[variant], path) < 5e-6  # measured: 1.4e-6
+    assert largest_difference(models[variant], path) < TOLERANCE
     assert load_trained(path).net.options["variant"] == variant
 
 
@@ -106,7 +111,7 @@ def numbered(file, model, folder="_layer_checkpoint_dependencies/", step=2):
 def test_each_layout_of_keras_2_is_read(models, write, options, tmp_path):
     with h5py.File(tmp_path / "weights.hdf5", "w") as file:
         write(file, models["classic"], **options)
-    assert largest_difference(models["classic"], tmp_path / "weights.hdf5") < 5e-6
+    assert largest_difference(models["classic"], tmp_path / "weights.hdf5") < TOLERANCE
 
 
 def test_a_normalization_is_read_from_a_whole_model_and_missed_elsewhere(models, tmp_path):
