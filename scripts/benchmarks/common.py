@@ -13,18 +13,12 @@ import numpy as np
 # The package is found in a clone, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from minivgg_pl.cli.command import OneLineArgumentParser
 from minivgg_pl.errors import InputError
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 # Of contenders other than recipes.
 DEFAULT_BATCH_SIZE = 64
 WARM_UP_BATCHES = 5
-
-
-def new_parser(description: str) -> OneLineArgumentParser:
-    """Return a parser whose help shows `description` as it is written."""
-    return OneLineArgumentParser(description=description)
 
 
 def whole_number(least: int) -> Callable[[str], int]:

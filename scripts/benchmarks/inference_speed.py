@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from common import new_parser, whole_number
+from common import whole_number
 
-from minivgg_pl.cli.command import guarded
+from minivgg_pl.cli.command import OneLineArgumentParser, guarded
 from minivgg_pl.runs.environment import device_name
 from minivgg_pl.weights.export import onnx_bytes
 from minivgg_pl.weights.load import load_trained
@@ -28,7 +28,7 @@ WARM_UP_CALLS = 3
 
 def main() -> int:
     """Time both sides and print the table."""
-    parser = new_parser(__doc__)
+    parser = OneLineArgumentParser(description=__doc__)
     parser.add_argument("weights", metavar="WEIGHTS", help="classic, wide, a run folder, a .ckpt or .safetensors file")
     parser.add_argument("--rounds", type=whole_number(1), default=9, help="turns of each side (default: 9)")
     parser.add_argument("--threads", type=whole_number(1), help="threads of both sides (default: PyTorch's choice)")

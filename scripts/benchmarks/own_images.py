@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common import new_parser, whole_number
+from common import whole_number
 from PIL import Image
 
 from minivgg_pl import CIFAR10DataModule
-from minivgg_pl.cli.command import guarded
+from minivgg_pl.cli.command import OneLineArgumentParser, guarded
 from minivgg_pl.errors import InputError
 
 CLASSES = {"cat": "Cat", "dog": "dog", "ship": "ship", "automobile": "sports car"}
@@ -24,7 +24,7 @@ SIZES = (64, 400)
 
 def main() -> int:
     """Write the folder."""
-    parser = new_parser(__doc__)
+    parser = OneLineArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--train", type=whole_number(2), default=MOST_TRAIN, metavar="N", help="images a class (150)")
     parser.add_argument("--root", default="data", metavar="DIR", help="folder of CIFAR-10 (data)")

@@ -20,11 +20,11 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from common import Race, new_parser, store_arrays, whole_number
+from common import Race, store_arrays, whole_number
 from contenders import CONTENDERS, Recipe
 from race_report import CSV_NAME, compare_runs, draw_runs, print_table, read_races, write_csv
 
-from minivgg_pl.cli.command import EXIT_FAILED, EXIT_TERMINATED, fail, guarded
+from minivgg_pl.cli.command import EXIT_FAILED, EXIT_TERMINATED, OneLineArgumentParser, fail, guarded
 from minivgg_pl.files import make_folder
 from minivgg_pl.models.architectures import ARCHITECTURES
 
@@ -38,7 +38,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Read and check the command line."""
     described = "\n".join(f"  {name:<9} {contender.description}" for name, contender in CONTENDERS.items())
-    parser = new_parser(f"{__doc__}\ncontenders:\n{described}")
+    parser = OneLineArgumentParser(description=f"{__doc__}\ncontenders:\n{described}")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="default: all that can run, not speedrun")
     parser.add_argument("--variant", choices=list(ARCHITECTURES), default="classic")
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="races of each contender (default: 3)")

@@ -36,9 +36,9 @@ from claims import (
     result_tables,
     tolerance,
 )
-from common import TRAIN, new_parser, whole_number
+from common import TRAIN, whole_number
 
-from minivgg_pl.cli.command import EXIT_FAILED, fail, guarded
+from minivgg_pl.cli.command import EXIT_FAILED, OneLineArgumentParser, fail, guarded
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import check_output
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Return this command's own options, and those for train.py as they were typed."""
-    parser = new_parser(__doc__)
+    parser = OneLineArgumentParser(description=__doc__)
     parser.add_argument("name", metavar="NAME", nargs="?", help="the result to repeat: see --list")
     parser.add_argument("--seeds", nargs="+", type=whole_number(0), metavar="N", help="default: those of the claim")
     parser.add_argument("--root-dir", type=Path, metavar="DIR", default=Path("runs/reproduce"), help="for run folders")

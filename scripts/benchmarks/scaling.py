@@ -22,9 +22,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import TRAIN, new_parser, whole_number
+from common import TRAIN, whole_number
 
-from minivgg_pl.cli.command import EXIT_FAILED, fail, guarded
+from minivgg_pl.cli.command import EXIT_FAILED, OneLineArgumentParser, fail, guarded
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.runs.folder import METRICS, read_metrics
 
@@ -47,7 +47,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read and check the command line."""
-    parser = new_parser(__doc__)
+    parser = OneLineArgumentParser(description=__doc__)
     parser.add_argument("--variant", choices=list(ARCHITECTURES), default="classic")
     parser.add_argument("--devices", type=whole_number(1), nargs="+", default=[1, 2], help="numbers of processes (1 2)")
     parser.add_argument("--batch-size", type=whole_number(2), default=64, help="images a batch, split or on each (64)")

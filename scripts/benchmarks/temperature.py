@@ -8,9 +8,9 @@
 import sys
 from pathlib import Path
 
-from common import new_parser
+import common  # noqa: F401 (it makes the package importable)
 
-from minivgg_pl.cli.command import guarded
+from minivgg_pl.cli.command import OneLineArgumentParser, guarded
 from minivgg_pl.cli.parser import parse_data
 from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation.inference import class_probabilities
@@ -20,7 +20,7 @@ from minivgg_pl.weights.load import load_trained
 
 def main() -> int:
     """Fit it and print the calibration error before and after."""
-    parser = new_parser(__doc__)
+    parser = OneLineArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder; its data need --data.val_size 5000 or so")
     args = parser.parse_args()
     return guarded(lambda: fit(args.run))
