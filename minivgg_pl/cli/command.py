@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -86,7 +87,7 @@ def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
         classes: Class names between commas, or a text file with a name on each line.
 
     Raises:
-        InputError: As `load_trained`; on names given twice, or for weights that have names.
+        InputError: As `load_trained`; on names given twice, too few or too many, or for weights that have names.
     """
     # Late: torch takes a second or two to import, and the help text and most errors do not need it.
     from minivgg_pl.weights.load import load_trained
@@ -99,13 +100,18 @@ def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
     if len(set(names)) < len(names):
         raise InputError(f"--classes: {max(names, key=names.count)} is there twice; give each class its own name")
     trained = load_trained(source)
-    is_named = not trained.assumed and trained.class_names != [str(n) for n in range(len(trained.class_names))]
-    if names and is_named:
-        own = ", ".join(trained.class_names[:3])
-        raise InputError(f"--classes: {source} names its own classes ({own}, ...), in its order: leave --classes out")
-    trained = load_trained(source, names) if names else trained
+    if names:
+        own = trained.class_names
+        if not trained.assumed and own != [str(number) for number in range(len(own))]:
+            few = ", ".join([*own[:3], "..."])
+            raise InputError(f"--classes: {source} names its own classes ({few}), in its order: leave --classes out")
+        if len(names) != len(own):
+            raise InputError(f"--classes: {len(names)} names ({names[0]}, ...), and {source} has {len(own)} classes")
+        # The last assumption is of the names.
+        trained = replace(trained, class_names=names, assumed=trained.assumed[:-1])
     if trained.assumed:
-        print(f"{source}: assumed, since Keras does not say it: {', '.join(trained.assumed)}", file=sys.stderr)
+        hint = "" if names else " (--classes gives others)"
+        print(f"{source}: assumed, since Keras does not say it: {', '.join(trained.assumed)}{hint}", file=sys.stderr)
     return trained
 
 

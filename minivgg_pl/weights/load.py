@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
@@ -45,7 +45,8 @@ class TrainedNetwork:
         metadata: The known values among METADATA: data set, recipe, seed, epochs, and accuracy in [0, 1] on the test
             set.
         source: What it was read from, as typed.
-        assumed: What a Keras file does not say and is taken to be so, in words; NO_NORMALIZATION may be among it.
+        assumed: What a Keras file does not say and is taken to be so, in words: the images, NO_NORMALIZATION perhaps,
+            and last the names of the classes.
     """
 
     net: MiniVGG
@@ -55,20 +56,18 @@ class TrainedNetwork:
     assumed: tuple[str, ...] = ()
 
 
-def load_trained(source: str | Path, classes: Sequence[str] | None = None) -> TrainedNetwork:
+def load_trained(source: str | Path) -> TrainedNetwork:
     """Read a trained network. No code in the file is run.
 
     Args:
         source: `"classic"` or `"wide"` for the weights that come with this package (`./wide` is a folder), a run folder
             (its last epoch), a `.ckpt` of this project, a `.safetensors` file that this project wrote, or the article's
             model as Keras 2 or 3 saved it, weights or all, to HDF5 or `.keras`.
-        classes: Names to use in place of the file's own, in the order of the logits.
 
     Raises:
-        InputError: If there is nothing of that kind at `source`, it is damaged, or it has another number of classes.
+        InputError: If there is nothing of that kind at `source`, or it is damaged.
     """
     path, source = Path(source), str(source)
-    assumed: tuple[str, ...] = ()
     if source in SHIPPED:
         path = PRETRAINED / f"{source}.safetensors"
     elif (path / "saved_model.pb").exists() or Path(f"{path}.index").exists():
@@ -78,26 +77,17 @@ def load_trained(source: str | Path, classes: Sequence[str] | None = None) -> Tr
     elif not path.is_file():
         raise InputError(f"{path}: there is no such file or folder; give {KINDS}")
     if path.suffix == ".safetensors":
-        options, tensors, class_names, metadata = _read_safetensors(path)
+        content = _read_safetensors(path)
     elif path.suffix == ".ckpt":
-        options, tensors, class_names, metadata = _read_checkpoint(path)
+        content = _read_checkpoint(path)
     elif is_keras_file(path):
-        options, tensors = read_keras(path)
-        class_names, metadata = None, {}
-        assumed = (f"images of {options['image_size']} pixels a side in [0, 1]",)
-        if "mean" not in options:
-            assumed += (NO_NORMALIZATION,)
-        names = "classes by number"
-        if [options[name] for name in ("in_channels", "image_size", "num_classes")] == [3, 32, 10]:
-            class_names, names = _read_safetensors(PRETRAINED / "wide.safetensors")[2], "CIFAR-10's classes"
-        assumed += () if classes else (f"{names} (--classes gives others)",)
+        content = _read_keras(path)
     else:
         raise InputError(f"{path}: not a file that this reads; give {KINDS}")
+    options, tensors, class_names, metadata, assumed = content
     net = _build(path, options, tensors)
     numbers = [str(number) for number in range(net.options["num_classes"])]
-    if classes and len(classes) != len(numbers):
-        raise InputError(f"--classes: {len(classes)} names ({classes[0]}, ...), and {path} has {len(numbers)} classes")
-    class_names = list(classes) if classes else numbers if class_names is None else class_names
+    class_names = numbers if class_names is None else class_names
     if not isinstance(class_names, list) or [type(name) for name in class_names] != [str] * len(numbers):
         raise InputError(f"{path}: it does not name its {len(numbers)} classes, but says {str(class_names)[:60]}")
     # The file may come from anyone: a value of another type is as good as none.
@@ -143,8 +133,8 @@ def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
     return save(tensors, header)
 
 
-# Options of MiniVGG, weights by name, class names (None for numbers), metadata.
-Content = tuple[dict[str, Any], dict[str, Tensor], list[str] | None, dict[str, Any]]
+# Options of MiniVGG, weights by name, class names (None for numbers), metadata, what is assumed.
+Content = tuple[dict[str, Any], dict[str, Tensor], list[str] | None, dict[str, Any], tuple[str, ...]]
 
 
 def _read_safetensors(path: Path) -> Content:
@@ -158,7 +148,7 @@ def _read_safetensors(path: Path) -> Content:
         raise InputError(f"{path}: it lacks the metadata that this project writes, so its network is not known")
     try:
         metadata = {name: json.loads(header[name]) for name in METADATA if name in header}
-        return json.loads(header["network"]), tensors, json.loads(header["class_names"]), metadata
+        return json.loads(header["network"]), tensors, json.loads(header["class_names"]), metadata, ()
     except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its metadata are damaged ({error})") from error
 
@@ -190,7 +180,17 @@ def _read_checkpoint(path: Path) -> Content:
             metadata |= {name: summary.get(name) for name in ("epochs", "test_images", "tested_on")}
             metadata["test_accuracy"] = summary.get("test_acc")
     # A data module of the user's own need not name its classes.
-    return options, tensors, state.get(checkpoint.CLASS_NAMES), metadata
+    return options, tensors, state.get(checkpoint.CLASS_NAMES), metadata, ()
+
+
+def _read_keras(path: Path) -> Content:
+    options, tensors = read_keras(path)
+    class_names, named = None, "classes by number"
+    if [options[name] for name in ("in_channels", "image_size", "num_classes")] == [3, 32, 10]:
+        class_names, named = _read_safetensors(PRETRAINED / "wide.safetensors")[2], "CIFAR-10's classes"
+    images = f"images of {options['image_size']} pixels a side in [0, 1]"
+    normalization = () if "mean" in options else (NO_NORMALIZATION,)
+    return options, tensors, class_names, {}, (images, *normalization, named)
 
 
 def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MiniVGG:
