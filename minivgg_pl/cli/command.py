@@ -110,8 +110,7 @@ def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
         # The last assumption is of the names.
         trained = replace(trained, class_names=names, assumed=trained.assumed[:-1])
     if trained.assumed:
-        hint = "" if names else " (--classes gives others)"
-        print(f"{source}: assumed, since Keras does not say it: {', '.join(trained.assumed)}{hint}", file=sys.stderr)
+        print(f"{trained.assumptions}{'' if names else ' (--classes gives others)'}", file=sys.stderr)
     return trained
 
 

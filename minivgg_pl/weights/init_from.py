@@ -32,7 +32,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
     if (theirs := trained.net.options["variant"]) != (ours := net.options["variant"]):
         raise InputError(f"{source}: weights of {theirs}, and this network is {ours}: give --variant {theirs}")
     tensors = {name: tensor for name, tensor in trained.net.state_dict().items() if name not in NORMALIZATION}
-    lines = [f"{source}: assumed, since Keras does not say it: {', '.join(trained.assumed)}"] if trained.assumed else []
+    lines = [trained.assumptions] if trained.assumed else []
     # Numbers stand for names that the weights lack.
     if class_names and trained.class_names == [str(number) for number in range(len(trained.class_names))]:
         lines.append(f"{source}: its classes have no names; they are taken in the order of the data's")

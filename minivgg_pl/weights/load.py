@@ -55,6 +55,11 @@ class TrainedNetwork:
     source: str = ""
     assumed: tuple[str, ...] = ()
 
+    @property
+    def assumptions(self) -> str:
+        """`assumed` as a line for the user."""
+        return f"{self.source}: assumed, since Keras does not say it: {', '.join(self.assumed)}"
+
 
 def load_trained(source: str | Path) -> TrainedNetwork:
     """Read a trained network. No code in the file is run.
