@@ -29,6 +29,7 @@ from minivgg_pl.training import checkpointing as saving
 from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.signals import DistributedSigterm
+from minivgg_pl.weights.load import TrainedNetwork, load_trained
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -51,6 +52,7 @@ class MiniVGGCLI(LightningCLI):
     def __init__(self, args: list[str], resume: ResumePoint | None = None) -> None:
         self.resume = resume
         self.lacks_bf16 = False
+        self.initial_weights: TrainedNetwork | None = None
         super().__init__(
             LitMiniVGG,
             ImageDataModule,
@@ -90,9 +92,10 @@ class MiniVGGCLI(LightningCLI):
         # For its classes and shape; LightningCLI builds another one later.
         data = build_data(config.data)
         checks.fit_model_to_data(config.model, data, defaults)
-        if not self.resume:
-            checks.take_normalization(config.model, defaults)
-            if config.model.init_from and config.model.classifier_lr is None:
+        if config.model.init_from and not self.resume:
+            self.initial_weights = load_trained(config.model.init_from)
+            checks.take_normalization(config.model, self.initial_weights, defaults)
+            if config.model.classifier_lr is None:
                 rank_zero_info("--model.init_from: --recipe finetune keeps more of what the weights know")
         for recipe in {Path(str(path)).stem for path in config.config or () if Path(str(path)).parent == FOLDER}:
             if not (understood := recipe_of(self._dotted(config), defaults)).startswith(recipe):
@@ -127,7 +130,7 @@ class MiniVGGCLI(LightningCLI):
         if self.resume and self.resume.checkpoint:
             saving.check_training_state(self.resume.content, self.model, f"--resume {self.resume.checkpoint}")
         else:
-            self.model.load_initial_weights(self.datamodule.class_names)
+            self.model.load_initial_weights(self.datamodule.class_names, self.initial_weights)
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
 

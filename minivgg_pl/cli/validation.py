@@ -16,6 +16,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.runs.checkpoint import POSITION
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
 from minivgg_pl.weights.init_from import normalization_of
+from minivgg_pl.weights.load import TrainedNetwork
 
 # Settings that are used only with one value of another setting: (setting, the other, its value).
 BELONGS_TO = (
@@ -101,14 +102,9 @@ def fit_model_to_data(model: Any, data: ImageDataModule, defaults: Mapping[str, 
         model[name] = value
 
 
-def take_normalization(model: Any, defaults: Mapping[str, Any]) -> None:
-    """Set `mean` and `std` to those of the weights to start from, unless others were typed.
-
-    Raises:
-        InputError: If the weights cannot be read.
-    """
-    theirs = normalization_of(model.init_from) if model.init_from else {}
-    for name, value in theirs.items():
+def take_normalization(model: Any, trained: TrainedNetwork, defaults: Mapping[str, Any]) -> None:
+    """Set `mean` and `std` to those of the weights to start from, unless others were typed."""
+    for name, value in normalization_of(trained).items():
         if not _is_typed(model, name, defaults) and len(value or []) in (0, model.in_channels):
             model[name] = value
 

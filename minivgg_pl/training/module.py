@@ -18,6 +18,7 @@ from minivgg_pl.training.batch_norm import average_over_devices, first_images, m
 from minivgg_pl.training.metrics import EpochMetrics, all_finite, ends_epoch
 from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule
 from minivgg_pl.weights.init_from import load_initial_weights
+from minivgg_pl.weights.load import TrainedNetwork, load_trained
 
 # Reading the loss waits for the GPU, and several devices wait for each other: look for NaN this often (batches).
 FINITE_CHECK_INTERVAL = 50
@@ -134,17 +135,21 @@ class LitMiniVGG(LightningModule):
         if sums is not None and self.global_rank < len(sums):
             self.train_metrics.restore(sums[self.global_rank])
 
-    def load_initial_weights(self, class_names: Sequence[str] | None = None) -> None:
+    def load_initial_weights(
+        self, class_names: Sequence[str] | None = None, trained: TrainedNetwork | None = None
+    ) -> None:
         """Load the weights that `init_from` names, if any, unless they or a checkpoint's are loaded already.
 
         Args:
             class_names: Of the data; classes that the weights know keep their rows of the classifier.
+            trained: The weights, if they are read already.
 
         Raises:
             InputError: If they cannot be read, or are of another network.
         """
         if self.hparams.init_from and not self._has_initial_weights:
-            for line in load_initial_weights(self.net, self.hparams.init_from, class_names):
+            trained = trained or load_trained(self.hparams.init_from)
+            for line in load_initial_weights(self.net, trained, class_names):
                 rank_zero_info(line)
         self._has_initial_weights = True
 

@@ -1,7 +1,6 @@
 """Training from trained weights: which of them a network takes, and the normalisation that belongs to them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -9,16 +8,16 @@ from minivgg_pl.data.class_names import plain_name
 from minivgg_pl.data.image_files import some
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
-from minivgg_pl.weights.load import NO_NORMALIZATION, TrainedNetwork, load_trained
+from minivgg_pl.weights.load import NO_NORMALIZATION, TrainedNetwork
 
 
-def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence[str] | None = None) -> list[str]:
+def load_initial_weights(net: MiniVGG, trained: TrainedNetwork, class_names: Sequence[str] | None = None) -> list[str]:
     """Load trained weights into `net` to train on from.
 
     Args:
         net: The network to change. Its `mean` and `std` stay.
-        source: What `load_trained` reads.
-        class_names: The names of the classes of `net`. A class that `source` knows, in upper case or lower, gets its
+        trained: The network that has the weights.
+        class_names: The names of the classes of `net`. A class that `trained` knows, in upper case or lower, gets its
             row of the classifier; the other rows become 0. Without names on either side, the rows are taken as they
             are if their number is the same.
 
@@ -26,9 +25,9 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
         Lines that say what was understood of the weights and of the classes, for the user.
 
     Raises:
-        InputError: If the weights cannot be read, or are those of another network.
+        InputError: If the weights are those of another network.
     """
-    trained = load_trained(source)
+    source = trained.source
     if (theirs := trained.net.options["variant"]) != (ours := net.options["variant"]):
         raise InputError(f"{source}: weights of {theirs}, and this network is {ours}: give --variant {theirs}")
     tensors = {name: tensor for name, tensor in trained.net.state_dict().items() if name not in NORMALIZATION}
@@ -53,7 +52,7 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
             raise InputError(
                 f"{source}: {name} has shape {shapes}; give weights of the same image_size, in_channels and dense_units"
             )
-    normalization = _normalization(trained)
+    normalization = normalization_of(trained)
     if any(values != net.options[name] for name, values in normalization.items()):
         # With another normalisation the weights mean nothing.
         wanted = ", ".join(f"{name} {values}" for name, values in normalization.items())
@@ -65,18 +64,11 @@ def load_initial_weights(net: MiniVGG, source: str | Path, class_names: Sequence
     return lines
 
 
-def normalization_of(source: str | Path) -> dict[str, list[float] | None]:
-    """Return the `mean` and `std` that the network in `source` was trained with.
+def normalization_of(trained: TrainedNetwork) -> dict[str, list[float] | None]:
+    """Return the `mean` and `std` that the network was trained with.
 
     Empty for a Keras file that does not say it: the caller's own normalisation is taken to be right.
-
-    Raises:
-        InputError: If the weights cannot be read.
     """
-    return _normalization(load_trained(source))
-
-
-def _normalization(trained: TrainedNetwork) -> dict[str, list[float] | None]:
     if NO_NORMALIZATION in trained.assumed:
         return {}
     return {name: trained.net.options[name] for name in NORMALIZATION}

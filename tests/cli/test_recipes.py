@@ -110,8 +110,10 @@ def test_batches_that_lightning_takes_in_its_own_order_stay_plain(synthetic_opti
 
 
 def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_its_name(
-    synthetic_options, tmp_path, train_here, capfd
+    synthetic_options, tmp_path, train_here, capfd, monkeypatch
 ):
+    # The command has read them, and the module need not.
+    monkeypatch.setattr("minivgg_pl.training.module.load_trained", None)
     start = MiniVGG("wide", num_classes=10, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]).eval()
     (tmp_path / "start.safetensors").write_bytes(weights_bytes(TrainedNetwork(start, list(CIFAR10_CLASSES))))
     options = ["--recipe=modern", "--variant=wide", "--epochs=1", "--model.init_from=start.safetensors"]

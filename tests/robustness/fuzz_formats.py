@@ -241,7 +241,7 @@ class Keras(Format):
     def read(self, case: bytes) -> None:
         path = self.folder / "case.weights.h5"
         path.write_bytes(case)
-        load_initial_weights(MiniVGG(dense_units=2), path)
+        load_initial_weights(MiniVGG(dense_units=2), load_trained(path))
 
 
 def _virtual(parent: Any, name: str, shape: tuple[int, ...], secret: str, place: str) -> None:

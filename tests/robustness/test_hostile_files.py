@@ -11,11 +11,9 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from minivgg_pl import MiniVGG
 from minivgg_pl.cli.command import fail, guarded
 from minivgg_pl.data.download import prepare_cifar10
 from minivgg_pl.errors import InputError
-from minivgg_pl.weights.init_from import load_initial_weights
 from minivgg_pl.weights.load import load_trained
 from tests.robustness.fuzz_formats import CHANGES, Checkpoints, Keras, Safetensors, payloads
 from tests.robustness.fuzzing import LIMIT_S, time_limit
@@ -117,8 +115,7 @@ def test_a_keras_file_of_other_things_than_its_own_arrays_is_refused(keras, tmp_
         group, _, name = place.rpartition("/")
         del file[place]
         CHANGES[change](file[group or "/"], name, shape, str(keras.folder / "secret.h5"), place)
-    net = MiniVGG(dense_units=2)
-    _refused(lambda path: load_initial_weights(net, path), buffer.getvalue(), "case", ".weights.h5", tmp_path)
+    _refused(load_trained, buffer.getvalue(), "case", ".weights.h5", tmp_path)
 
 
 @pytest.mark.parametrize("size", [2**63, 2**30, 2**21, 0])

@@ -129,7 +129,7 @@ def test_weights_survive_the_way_to_keras_and_back_bit_for_bit_and_keras_compute
     assert np.allclose(theirs, net(IMAGES).softmax(1).detach().numpy(), atol=1e-5)
     model.compile(optimizer="sgd")
     model.save_weights(tmp_path / "back.weights.h5")
-    assert normalization_of(tmp_path / "back.weights.h5") == {}
+    assert normalization_of(load_trained(tmp_path / "back.weights.h5")) == {}
     tensors = load_trained(tmp_path / "back.weights.h5").net.state_dict()
     assert tensors.keys() == net.state_dict().keys()
     assert all(torch.equal(tensors[name], net.state_dict()[name]) for name in tensors if "num_batches" not in name)
@@ -152,7 +152,7 @@ def test_training_starts_from_weights_and_normalisation_of_a_keras_file(
     export, source, tmp_path, synthetic_options, train_here
 ):
     assert export("--to=keras") == 0
-    assert normalization_of("source.weights.h5") == {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    assert normalization_of(load_trained("source.weights.h5")) == {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
     options = ["--variant=wide", "--model.init_from=source.weights.h5", "--trainer.max_steps=1", "--model.lr=1e-30"]
     assert train_here(*synthetic_options, *options, "--model.dense_units=256") == 0
     trained = load_trained(tmp_path / "runs" / "wide-synthetic" / "1").net.state_dict()
@@ -165,7 +165,7 @@ def test_training_starts_from_weights_and_normalisation_of_a_keras_file(
 def test_another_normalisation_than_a_keras_file_was_trained_with_is_refused(export, source):
     assert export("--to=keras") == 0
     with pytest.raises(InputError, match=r"source.weights.h5: its network was trained with mean \[0.5, 0.4, 0.3\]"):
-        load_initial_weights(MiniVGG("wide"), "source.weights.h5")
+        load_initial_weights(MiniVGG("wide"), load_trained("source.weights.h5"))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_keras_files_of_another_architecture_are_refused(change, message, tmp_pa
     with h5py.File(path, "r+") as file:
         change(file)
     with pytest.raises(InputError, match=message):
-        load_initial_weights(MiniVGG("classic", dense_units=2), path)
+        load_trained(path)
 
 
 @pytest.mark.parametrize(

@@ -193,21 +193,21 @@ class TestStartingFromWeights:
 
     def test_all_weights_are_taken(self, trained, file):
         net = MiniVGG(**self.OPTIONS).eval()
-        load_initial_weights(net, file)
+        load_initial_weights(net, load_trained(file))
         assert torch.equal(net(IMAGES), trained.net(IMAGES))
 
     def test_classes_of_the_same_name_keep_their_rows_of_the_classifier(self, trained, file):
         theirs = trained.net.classifier.weight
         net = MiniVGG(**self.OPTIONS, num_classes=3)
         names = [trained.class_names[4].upper(), "sports car", trained.class_names[0]]
-        assert load_initial_weights(net, file, names) == [
+        assert load_initial_weights(net, load_trained(file), names) == [
             f"{file} knows {names[0]}, {names[2]}; new classes: sports car"
         ]
         assert torch.equal(net.dense.weight, trained.net.dense.weight)
         assert torch.equal(net.classifier.weight, torch.stack([theirs[4], torch.zeros(32), theirs[0]]))
         # As many classes, and others.
         net = MiniVGG(**self.OPTIONS)
-        load_initial_weights(net, file, [f"class {number}" for number in range(10)])
+        load_initial_weights(net, load_trained(file), [f"class {number}" for number in range(10)])
         assert not net.classifier.weight.any()
 
     @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ class TestStartingFromWeights:
     )
     def test_weights_of_another_network_are_refused(self, file, changed, message):
         with pytest.raises(InputError, match=message):
-            load_initial_weights(MiniVGG(**self.OPTIONS | changed), file)
+            load_initial_weights(MiniVGG(**self.OPTIONS | changed), load_trained(file))
 
     def test_they_are_not_read_again_over_a_checkpoint(self, file):
         module = LitMiniVGG(**self.OPTIONS, init_from=file)
