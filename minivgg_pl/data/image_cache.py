@@ -11,8 +11,8 @@ from minivgg_pl.errors import InputError
 
 
 def decode_images(
-    path: Path, files: Sequence[str], keys: Sequence[int], size: int, channels: int
-) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    path: Path, files: Sequence[str], keys: Sequence[int], size: int, channels: int, broken: dict[int, str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Decode the image files that are not in a cache file yet, append them to it, and find all of them in it.
 
     Args:
@@ -21,19 +21,19 @@ def decode_images(
         keys: 64 bits for each image, which change with it; an image whose key is in the file is not decoded.
         size: Height and width that the images are brought to, in pixels.
         channels: 3 for colour, 1 for grey.
+        broken: Why images cannot be read, by their keys. They are not tried again, and others are added.
 
     Returns:
         All images in the cache file, a memory-mapped `(M, H, W, C)` uint8; the place of each of `files` among them,
-        `(N,)` int64, -1 for one that cannot be read; why those cannot be read; and warnings about others.
+        `(N,)` int64, -1 for one that cannot be read; and warnings about others.
 
     Raises:
         InputError: If the cache cannot be written.
     """
     row = np.zeros((), [("key", np.uint64), ("pixels", np.uint8, (size, size, channels))])
     places = _places(_load(path, row.dtype))
-    broken: list[str] = []
     warned: list[str] = []
-    if missing := [number for number, key in enumerate(keys) if key not in places]:
+    if missing := [number for number, key in enumerate(keys) if key not in places and key not in broken]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a row is written as a whole, since other processes may append theirs.
@@ -44,7 +44,7 @@ def decode_images(
                     try:
                         row["pixels"] = read_image(files[number], size, channels, warned.append)
                     except InputError as error:
-                        broken.append(str(error))
+                        broken[keys[number]] = str(error)
                     else:
                         row["key"] = keys[number]
                         file.write(row.tobytes())
@@ -54,7 +54,7 @@ def decode_images(
             ) from error
     cache = _load(path, row.dtype)
     places = _places(cache)
-    return cache["pixels"], np.array([places.get(key, -1) for key in keys], dtype=np.int64), broken, warned
+    return cache["pixels"], np.array([places.get(key, -1) for key in keys], dtype=np.int64), warned
 
 
 def _load(path: Path, dtype: np.dtype) -> np.ndarray:

@@ -89,6 +89,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.save_hyperparameters()
         self._files = dict(self.samples)
         self.skipped: list[str] = []
+        self._broken: dict[int, str] = {}
         # Once: an image that goes away while the network trains must not lose the result.
         digests = {split: _digests(self._found.folder, files) for split, files in self._files.items()}
         # By the training images' names, classes and sizes in bytes, which copying the folder keeps.
@@ -100,8 +101,10 @@ class ImageFolderDataModule(ImageDataModule):
 
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""
-        broken = [reason for split in self.splits for reason in self._read(split)[2]]
-        self._refuse(broken)
+        for split in self.splits:
+            self._read(split)
+        self._refuse_broken()
+        broken = list(self._broken.values())
         if broken and not self.skipped:
             rank_zero_info(self._listed("left out as unreadable", broken))
         self.skipped = broken
@@ -115,26 +118,29 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self, split: Split) -> ImageDataset:
         """Return the images of one of `splits`."""
-        pixels, rows, broken = self._read(split)
-        self._refuse(broken)
+        pixels, rows = self._read(split)
+        self._refuse_broken()
         labels = torch.tensor([label for _, label in self.samples[split]])
         names = [os.path.relpath(path, self._root) for path, _ in self.samples[split]]
         is_small = len(rows) * math.prod(self.image_shape) <= MAX_BYTES_IN_MEMORY
         images, kept = (pixels[rows], None) if is_small else (np.asarray(pixels), torch.from_numpy(rows))
         return ImageDataset(torch.from_numpy(images), labels, len(self.class_names), kept, names)
 
-    def _read(self, split: Split) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Return the cached images, which of them this split's are, and why others cannot be read."""
+    def _read(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cached images, and which of them this split's are; those that cannot be read join `_broken`."""
         files, (channels, size, _) = self._files[split], self.image_shape
         paths = [path for path, _ in files]
-        pixels, rows, broken, warned = decode_images(self._cache, paths, self._keys[split], size, channels)
+        pixels, rows, warned = decode_images(self._cache, paths, self._keys[split], size, channels, self._broken)
         self.samples[split] = [sample for sample, row in zip(files, rows.tolist(), strict=True) if row >= 0]
         if warned:
             rank_zero_info(self._listed("read with a warning", warned))
-        return pixels, rows[rows >= 0], broken
+        return pixels, rows[rows >= 0]
 
-    def _refuse(self, broken: Sequence[str]) -> None:
-        if broken and not self.hparams.skip_broken:
+    def _refuse_broken(self) -> None:
+        if self._broken and not self.hparams.skip_broken:
+            broken = list(self._broken.values())
+            # They may be repaired, and are then read again.
+            self._broken.clear()
             how = "repair or delete them, or leave them out with --data.skip_broken true"
             raise InputError(self._listed(f"cannot be read ({how})", broken))
 

@@ -182,6 +182,9 @@ def test_broken_images_are_left_out_with_their_labels(images, decoded, monkeypat
     _break(images, *BROKEN)
     with caplog.at_level("INFO"):
         data = load(images, skip_broken=True, val_size=12)
+        data.prepare_data()
+        data.setup("test")
+    assert sorted(decoded) == sorted(set(decoded))
     assert [line.partition(":")[0] for line in data.skipped] == [str(images / name) for name in BROKEN]
     assert caplog.text.count("3 of the images left out as unreadable: dark/03.png: not an image") == 1
     assert torch.bincount(torch.cat([data.train_set.labels, data.val_set.labels])).tolist() == [19, 19, 19]
