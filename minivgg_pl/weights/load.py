@@ -170,8 +170,7 @@ def _read_checkpoint(path: Path) -> Content:
         if str(name).startswith("net."):
             tensors[name.removeprefix("net.")] = value
     metadata = {"init_from": hyperparameters.get("init_from"), "split": state.get(checkpoint.SPLIT)}
-    of_data = content.get("datamodule_hyper_parameters", {})
-    metadata["dataset"] = of_data.get("dataset")
+    metadata["dataset"] = content.get("datamodule_hyper_parameters", {}).get("dataset")
     if not metadata["dataset"] and not str(state.get(checkpoint.CLASS_PATH)).startswith("minivgg_pl."):
         metadata["dataset"] = state.get(checkpoint.CLASS_PATH)
     epoch = content.get("epoch", 0) + 1
@@ -212,16 +211,7 @@ def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
         net.load_state_dict({name: t.float() if t.ndim else t for name, t in tensors.items()}, assign=True)
     except RuntimeError as error:
         raise InputError(f"{path}: its weights do not suit its description ({error})") from error
-    check_finite(path, net.state_dict())
-    return net.eval()
-
-
-def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Check that the weights read from `path` are finite, and no variance is negative.
-
-    Raises:
-        InputError: On a value that is not finite, or a variance below 0.
-    """
-    for name, tensor in tensors.items():
+    for name, tensor in net.state_dict().items():
         if not tensor.isfinite().all() or (name.endswith("running_var") and (tensor < 0).any()):
             raise InputError(f"{path}: {name} holds values that no training ends with (NaN, infinite or negative)")
+    return net.eval()
