@@ -102,7 +102,7 @@ def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
     trained = load_trained(source)
     if names:
         own = trained.class_names
-        if not trained.assumed and own != [str(number) for number in range(len(own))]:
+        if trained.has_class_names and not trained.assumed:
             few = ", ".join([*own[:3], "..."])
             raise InputError(f"--classes: {source} names its own classes ({few}), in its order: leave --classes out")
         if len(names) != len(own):

@@ -33,7 +33,7 @@ def load_initial_weights(net: MiniVGG, trained: TrainedNetwork, class_names: Seq
     tensors = {name: tensor for name, tensor in trained.net.state_dict().items() if name not in NORMALIZATION}
     lines = [trained.assumptions] if trained.assumed else []
     # Numbers stand for names that the weights lack.
-    if class_names and trained.class_names == [str(number) for number in range(len(trained.class_names))]:
+    if class_names and not trained.has_class_names:
         lines.append(f"{source}: its classes have no names; they are taken in the order of the data's")
         class_names = None
     rows = {plain_name(name): row for row, name in enumerate(trained.class_names)}

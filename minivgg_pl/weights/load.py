@@ -56,6 +56,11 @@ class TrainedNetwork:
     assumed: tuple[str, ...] = ()
 
     @property
+    def has_class_names(self) -> bool:
+        """Whether `class_names` are more than the classes' numbers."""
+        return self.class_names != [str(number) for number in range(len(self.class_names))]
+
+    @property
     def assumptions(self) -> str:
         """`assumed` as a line for the user."""
         return f"{self.source}: assumed, since Keras does not say it: {', '.join(self.assumed)}"
