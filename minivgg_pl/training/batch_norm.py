@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from minivgg_pl.data.loader import ImageLoader
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
 
 def first_images(loader: Iterable[Sequence[Tensor]], least: int, most: int) -> Iterator[Tensor]:
     """Yield the images of the epoch's first batches once more, augmented as before, until there are enough.
@@ -25,9 +27,6 @@ def first_images(loader: Iterable[Sequence[Tensor]], least: int, most: int) -> I
         least -= len(images)
         if least <= 0:
             return
-
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 @torch.no_grad()

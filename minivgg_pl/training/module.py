@@ -63,9 +63,9 @@ class LitMiniVGG(LightningModule):
         image_size: Height and width of the images in pixels, a multiple of 4.
         in_channels: Channels of the images: 3 for colour, 1 for grey.
         init_from: Trained weights to start from in place of `init`: `classic`, `wide`, a run folder, a `.ckpt` or
-            `.safetensors` file of this project, or a Keras `.weights.h5` of the article's model. Classes of the same
-            name keep their rows of the classifier; the others' start at zero. Read when a fit begins, not when it is
-            resumed.
+            `.safetensors` file of this project, or the article's model as Keras saved it (`.h5`, `.keras`). Classes of
+            the same name keep their rows of the classifier; the others' start at zero. Read when a fit begins, not
+            when it is resumed.
         freeze: Parts of the network that stay as they are, such as `block1` or `[block1, dense_bn]` (see
             `MiniVGG.freeze`).
 
