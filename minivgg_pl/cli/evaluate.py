@@ -177,12 +177,11 @@ def _probabilities(trained: "TrainedNetwork", images: "ImageDataset", mirror: bo
 
 def _table(summary: dict[str, Any], folder: Path) -> str:
     (lower, upper), top5 = summary["accuracy_95"], summary["top5_accuracy"]
-    place, claimed = (summary["weights_facts"].get(name) for name in ("unfinished", "test_accuracy"))
-    mirrored = summary.get("with_mirror_images")
-    temperature = summary["weights_facts"].get("temperature")
+    facts, mirrored = summary["weights_facts"], summary.get("with_mirror_images")
+    place, claimed, temperature = (facts.get(name) for name in ("unfinished", "test_accuracy", "temperature"))
     divided = f"; its logits were divided by {temperature:g}" if temperature else ""
     # CIFAR-10 stands in for data that a run does not name, or whose class is not this package's.
-    trained_on = summary["weights_facts"].get("dataset", summary["dataset"])
+    trained_on = facts.get("dataset", summary["dataset"])
     rows = {
         "weights": f"{summary['weights']} ({summary['variant']})",
         "training": place and f"{place}: not finished",

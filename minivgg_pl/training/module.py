@@ -148,8 +148,7 @@ class LitMiniVGG(LightningModule):
             InputError: If they cannot be read, or are of another network.
         """
         if self.hparams.init_from and not self._has_initial_weights:
-            trained = trained or load_trained(self.hparams.init_from)
-            for line in load_initial_weights(self.net, trained, class_names):
+            for line in load_initial_weights(self.net, trained or load_trained(self.hparams.init_from), class_names):
                 rank_zero_info(line)
         self._has_initial_weights = True
 

@@ -37,9 +37,7 @@ def load_initial_weights(net: MiniVGG, trained: TrainedNetwork, class_names: Seq
         lines.append(f"{source}: its classes have no names; they are taken in the order of the data's")
         class_names = None
     rows = {plain_name(name): row for row, name in enumerate(trained.class_names)}
-    known = {
-        number: rows[plain_name(name)] for number, name in enumerate(class_names or ()) if plain_name(name) in rows
-    }
+    known = {i: rows[plain_name(name)] for i, name in enumerate(class_names or ()) if plain_name(name) in rows}
     own = net.state_dict()
     for name, tensor in tensors.items():
         if name.startswith("classifier.") and (class_names or tensor.shape != own[name].shape):
@@ -49,9 +47,8 @@ def load_initial_weights(net: MiniVGG, trained: TrainedNetwork, class_names: Seq
             own[name] = tensor
         else:
             shapes = f"{tuple(tensor.shape)} where this network has {tuple(own[name].shape)}"
-            raise InputError(
-                f"{source}: {name} has shape {shapes}; give weights of the same image_size, in_channels and dense_units"
-            )
+            give = "give weights of the same image_size, in_channels and dense_units"
+            raise InputError(f"{source}: {name} has shape {shapes}; {give}")
     normalization = normalization_of(trained)
     if any(values != net.options[name] for name, values in normalization.items()):
         # With another normalisation the weights mean nothing.

@@ -25,7 +25,6 @@ from minivgg_pl.weights.keras_h5 import is_keras_file, read_keras
 PRETRAINED = Path(__file__).parent / "pretrained"
 SHIPPED = ("classic", "wide")
 KINDS = f"{', '.join(SHIPPED)}, a run folder, a .ckpt, a .safetensors or a Keras file (.h5, .keras)"
-
 NO_NORMALIZATION = "no normalization"
 
 FORMAT = "minivgg_pl"
