@@ -13,9 +13,9 @@ from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.data.loader import LEAST_TO_TRAIN, check_position
 from minivgg_pl.errors import InputError
+from minivgg_pl.models.minivgg import NORMALIZATION
 from minivgg_pl.runs.checkpoint import POSITION
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
-from minivgg_pl.weights.init_from import normalization_of
 from minivgg_pl.weights.load import TrainedNetwork
 
 # Settings that are used only with one value of another setting: (setting, the other, its value).
@@ -104,7 +104,8 @@ def fit_model_to_data(model: Any, data: ImageDataModule, defaults: Mapping[str, 
 
 def take_normalization(model: Any, trained: TrainedNetwork, defaults: Mapping[str, Any]) -> None:
     """Set `mean` and `std` to those of the weights to start from, unless others were typed."""
-    for name, value in normalization_of(trained).items():
+    for name in NORMALIZATION:
+        value = trained.net.options[name]
         if not _is_typed(model, name, defaults) and len(value or []) in (0, model.in_channels):
             model[name] = value
 

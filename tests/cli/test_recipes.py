@@ -11,11 +11,11 @@ from PIL import Image
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
 from minivgg_pl.cli.recipes import FOLDER, RECIPES, recipe_of, recipe_options
 from minivgg_pl.cli.short_names import expand_short_names
-from minivgg_pl.cli.validation import check_options
+from minivgg_pl.cli.validation import check_options, take_normalization
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.models.minivgg import MiniVGG
 from minivgg_pl.training.module import LitMiniVGG
-from minivgg_pl.weights.load import TrainedNetwork, load_trained, weights_bytes
+from minivgg_pl.weights.load import NO_NORMALIZATION, TrainedNetwork, load_trained, weights_bytes
 from tests.cli.test_train import KILLER, assert_same_tensors, checkpoint, metrics, without_times
 from tests.conftest import run_train
 
@@ -122,6 +122,16 @@ def test_weights_to_start_from_bring_their_normalisation_and_leave_the_recipe_it
     assert json.loads((folder / "summary.json").read_text())["recipe"] == "modern"
     assert "recipe       modern, from start.safetensors" in capfd.readouterr().out
     assert load_trained(folder).net.options["mean"] == [0.5, 0.4, 0.3]
+
+
+def test_keras_weights_are_taken_as_assumed_without_the_normalisation_of_the_recipe():
+    keras = TrainedNetwork(MiniVGG("classic"), list(CIFAR10_CLASSES), assumed=(NO_NORMALIZATION,))
+    cli = parse("--recipe=modern")
+    take_normalization(cli.config.model, keras, cli.default_options())
+    assert (cli.config.model.mean, cli.config.model.std) == (None, None)
+    typed = parse("--recipe=modern", "--model.mean=[0.5,0.5,0.5]")
+    take_normalization(typed.config.model, keras, cli.default_options())
+    assert typed.config.model.mean == [0.5, 0.5, 0.5]
 
 
 def test_finetune_trains_on_from_weights_as_long_as_few_images_need(tmp_path, train_here, capfd, caplog):
