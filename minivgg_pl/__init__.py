@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from minivgg_pl.data.cifar10 import CIFAR10DataModule
     from minivgg_pl.data.image_folder import ImageFolderDataModule
     from minivgg_pl.data.images import read_image
+    from minivgg_pl.data.loader import ImageDataset
     from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
     from minivgg_pl.evaluation.inference import class_probabilities
     from minivgg_pl.models.minivgg import MiniVGG
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "CIFAR10DataModule": "data.cifar10",
     "ImageDataModule": "data.base",
+    "ImageDataset": "data.loader",
     "ImageFolderDataModule": "data.image_folder",
     "LitMiniVGG": "training.module",
     "MiniVGG": "models.minivgg",

@@ -1,22 +1,21 @@
 """Base class of the data modules."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from minivgg_pl.data.augmentation import Augmentation, Flip
 from minivgg_pl.data.loader import LEAST_TO_TRAIN, ImageDataset, ImageLoader
-from minivgg_pl.data.split import check_val_size, stratified_split
+from minivgg_pl.data.sets import ImageSets, Split
+from minivgg_pl.data.split import check_val_size
 from minivgg_pl.errors import InputError
 
-Split = Literal["train", "val", "test"]
 # Of CIFAR-10, which the networks are made for.
 IMAGE_SIZE, IMAGE_CHANNELS = 32, 3
+# Functions cannot be read back from checkpoints, which hold plain types alone.
+NO_HYPERPARAMETERS = ("train_transform", "val_transform")
 # A GPU evaluates at least 1,000 images of 32x32 at once. Smaller batches leave most of it idle.
 LEAST_EVALUATED_PIXELS = 1000 * IMAGE_SIZE**2
 
@@ -27,11 +26,11 @@ def public_path(class_path: str) -> str:
     return f"{package}.{inside.rpartition('.')[2]}" if package == "minivgg_pl" else class_path
 
 
-class ImageDataModule(LightningDataModule):
-    """Labelled images, all of one size, with one-hot targets.
+class ImageDataModule(ImageSets):
+    """Labelled images, all of one size; a subclass has `load`, and `prepare_files` where there are files.
 
     Every loader yields `(images, targets)`: images `(B, C, H, W)` float32 in [0, 1], targets `(B, num_classes)`
-    float32 one-hot. The last batch may be smaller: no image is dropped. A subclass has `prepare_files` and `load`.
+    float32 one-hot. The last batch may be smaller: no image is dropped.
 
     Args:
         class_names: Names of the classes, in the order of the labels.
@@ -49,6 +48,11 @@ class ImageDataModule(LightningDataModule):
         flip: Mirroring of training images: `none`, `random`, or `alternating` (see `augmentation.Augmentation`).
         shift: Largest shift of training images in pixels, each image its own; the border is mirrored.
         split_batches: Whether a batch is split over the devices instead: an update sees `batch_size` images in all.
+        one_hot: Whether targets are one-hot; otherwise they are labels `(B,)` int64.
+        train_transform: What each training image goes through after flip and shift, such as one of torchvision's v2
+            transforms. It gets one image `(C, H, W)` uint8 at a time, and what is still uint8 afterwards is divided by
+            255. Its random numbers come from torch's global generator. From the command: the path of a class.
+        val_transform: The same for the images of validation and test; not random.
 
     Attributes:
         fingerprint: Identifies the training images, since a split holds for these alone; default: `title`.
@@ -74,10 +78,13 @@ class ImageDataModule(LightningDataModule):
         flip: Flip = "none",
         shift: int = 0,
         split_batches: bool = False,
+        one_hot: bool = True,
+        train_transform: Callable | None = None,
+        val_transform: Callable | None = None,
     ) -> None:
         super().__init__()
         # By name, since a subclass has them in `**options`.
-        self.save_hyperparameters("batch_size", "val_size", "split_seed", "flip", "shift", "split_batches")
+        self.save_hyperparameters("batch_size", "val_size", "split_seed", "flip", "shift", "split_batches", "one_hot")
         if batch_size < LEAST_TO_TRAIN:
             raise InputError(f"batch_size is {batch_size}: give {LEAST_TO_TRAIN} or more")
         self.train_size = train_size
@@ -98,86 +105,18 @@ class ImageDataModule(LightningDataModule):
         self.augmentation = Augmentation(flip, shift)
         self.augmentation.check(image_shape)
         self.split_batches = split_batches
+        self.one_hot = one_hot
+        self.train_transform = train_transform
+        self.val_transform = val_transform
         # The seed that `seed_everything` set, kept in checkpoints.
         self.shuffle_seed = torch.initial_seed()
         self._train_loader: ImageLoader | None = None
         self._position: dict[str, int] | None = None
 
-    @abstractmethod
-    def prepare_files(self) -> None:
-        """Find, download or decode the files, and check them."""
-
-    @abstractmethod
-    def load(self, split: Split) -> ImageDataset:
-        """Return the images of one of `splits`."""
-
     @property
     def class_path(self) -> str:
         """The path that the class is imported by."""
         return public_path(f"{type(self).__module__}.{type(self).__qualname__}")
-
-    @property
-    def validation(self) -> str:
-        """What the validation images are, in words."""
-        if "val" in self.splits:
-            return "validation set"
-        return f"{self.val_size} training images held out" if self.val_size else "test set"
-
-    @property
-    def val_label(self) -> str:
-        """What charts call the validation images."""
-        return "validation" if "val" in self.splits else f"validation ({'held out' if self.val_size else 'test set'})"
-
-    @property
-    def tested_on(self) -> str:
-        """What the images of the test are, in words."""
-        return "test set" if "test" in self.splits else self.validation
-
-    def adopt_split(self, split: dict[str, Any]) -> None:
-        """Hold out the same images as the run whose `state_dict` has this `split`; call it before `setup`."""
-        self.val_size, self.split_seed = split["val_size"], split["split_seed"]
-
-    def prepare_data(self) -> None:
-        """Make sure that the files are on disk and whole; Lightning calls it in one process only, before each stage."""
-        # Once all images are in memory the files may go away: the test after a long training does without them.
-        if not {"train_set", "test_set"} <= vars(self).keys():
-            self.prepare_files()
-
-    def setup(self, stage: str) -> None:
-        """Load what `stage` (fit, validate, test or predict) needs and is not loaded yet."""
-        for needed in {"fit": ("train_set", "val_set"), "validate": ("val_set",)}.get(stage, ("test_set",)):
-            getattr(self, needed)
-
-    @cached_property
-    def train_set(self) -> ImageDataset:
-        """The images to train on."""
-        return self._split_train_set[0]
-
-    @cached_property
-    def val_set(self) -> ImageDataset:
-        """The images to validate on: a set of their own, held-out training images, or the test set."""
-        if "val" in self.splits:
-            return self.load("val")
-        if self.val_size:
-            return self._split_train_set[1]
-        rank_zero_info("Validation runs on the test set, as in the article; hold some out: --data.val_size 5000")
-        return self.test_set
-
-    @cached_property
-    def test_set(self) -> ImageDataset:
-        """The test set, or the validation images where there is none."""
-        if "test" in self.splits:
-            return self.load("test")
-        rank_zero_info("There is no test set: the test runs on the validation images.")
-        return self.val_set
-
-    @cached_property
-    def _split_train_set(self) -> tuple[ImageDataset, ...]:
-        whole = self.load("train")
-        if not self.val_size:
-            return (whole,)
-        held_out = stratified_split(whole.labels, self.val_size, self.split_seed)
-        return whole.subset(~held_out), whole.subset(held_out)
 
     def global_batch_size(self, num_devices: int) -> int:
         """Return the number of images a batch, on `num_devices` devices together."""
@@ -191,7 +130,10 @@ class ImageDataModule(LightningDataModule):
             self.shuffle_seed = trainer.strategy.broadcast(self.shuffle_seed)
             size = self.global_batch_size(number)
             rank_zero_info(f"{number} devices: {size} images a batch, {size / number:g} on each")
-        self._train_loader = self._loader(self.train_set, training=True)
+        before, self._train_loader = self._train_loader, self._loader(self.train_set, training=True)
+        if before:
+            # In a loop without a Trainer.
+            self._train_loader.next_epoch = before.next_epoch
         if self._position:
             self._train_loader.load_state_dict(self._position)
             self._position = None
@@ -228,6 +170,7 @@ class ImageDataModule(LightningDataModule):
             # Lightning saves it too, but drops it when it asks for the loader before it restores the state.
             "position": self._train_loader.state_dict() if self._train_loader is not None else None,
             "split": {"fingerprint": self.fingerprint, "val_size": self.val_size, "split_seed": self.split_seed},
+            **self._transforms(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -239,6 +182,17 @@ class ImageDataModule(LightningDataModule):
         self.check_state(state_dict)
         self.shuffle_seed = state_dict["shuffle_seed"]
         self._position = state_dict.get("position")
+        for name, now in self._transforms().items():
+            if (was := state_dict.get(name)) != now:
+                rank_zero_info(f"{name} was {was} when the checkpoint was saved, and is {now} now")
+
+    def _transforms(self) -> dict[str, str | None]:
+        """Return the import path of each transform's class or function, or None."""
+        transforms = {name: getattr(self, name) for name in NO_HYPERPARAMETERS}
+        return {
+            name: of and f"{of.__module__}.{getattr(of, '__qualname__', type(of).__qualname__)}"
+            for name, of in transforms.items()
+        }
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
         """Check that `state_dict` is of these images: with others, held-out images would become training images.

@@ -7,7 +7,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from minivgg_pl.data import synthetic
-from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
+from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, NO_HYPERPARAMETERS, ImageDataModule, Split
 from minivgg_pl.data.download import prepare_cifar10
 from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.errors import InputError
@@ -18,7 +18,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 class CIFAR10DataModule(ImageDataModule):
-    """CIFAR-10 with one-hot targets; images are `(B, 3, 32, 32)`, see ImageDataModule.
+    """CIFAR-10; batches are as ImageDataModule says, images `(B, 3, 32, 32)`.
 
     Args:
         root: Folder that holds the data, or gets it: the official `cifar-10-batches-py`, or the archive
@@ -27,7 +27,7 @@ class CIFAR10DataModule(ImageDataModule):
         url: Where to download the archive from; any mirror is safe, since its MD5 is checked. Default: the official
             server.
         synthetic_size: Training images of the synthetic set, a multiple of 50; it has a fifth as many test images.
-        **options: `batch_size`, `val_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
+        **options: `batch_size`, `val_size`, `flip`, `one_hot`, `train_transform` and others, see ImageDataModule.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that is missing, damaged or unreachable.
@@ -45,7 +45,7 @@ class CIFAR10DataModule(ImageDataModule):
             raise InputError(f"dataset is {dataset!r}: choose cifar10 or synthetic")
         is_real = dataset == "cifar10"
         if not is_real and (synthetic_size < 50 or synthetic_size % 50):
-            raise InputError(f"--data.synthetic_size is {synthetic_size}: give a multiple of 50")
+            raise InputError(f"synthetic_size is {synthetic_size}: give a multiple of 50")
         root = str(root)  # checkpoints hold plain types alone
         super().__init__(
             class_names=CIFAR10_CLASSES if is_real else synthetic.CLASS_NAMES,
@@ -56,7 +56,7 @@ class CIFAR10DataModule(ImageDataModule):
             splits=("train", "test"),
             **options,
         )
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=NO_HYPERPARAMETERS)
         self.integrity = "official, verified" if is_real else "drawn here"
         if is_real:
             self.run_suffix = ""
@@ -71,7 +71,7 @@ class CIFAR10DataModule(ImageDataModule):
         except OSError as error:
             raise InputError(
                 f"cannot read or write {error.filename or root}: {error.strerror or error}; make room or give "
-                "permission there, or name another data folder with --data.root"
+                "permission there, or name another data folder (root)"
             ) from error
 
     def load(self, split: Split) -> ImageDataset:

@@ -96,7 +96,7 @@ def find_class_folders(root: Path) -> ClassFolders:
         found = f"one class folder ({names[0]}{below and f', which holds {below}'})" if names else "no class folders"
         raise InputError(
             f"{train}: it has {found}; give a folder with one folder of images for each of two or more "
-            "classes (for the folder of CIFAR-10's files: --data.root)"
+            "classes (the folder of CIFAR-10's files is CIFAR10DataModule's root)"
         )
     unused = {folder / name for name in folders} - {*places.values(), *(train / name for name in names)}
     _check_layout(train, names, sorted(unused))

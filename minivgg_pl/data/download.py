@@ -40,7 +40,7 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
     """
     root = Path(root).expanduser().absolute()
     if root.is_file():
-        raise InputError(f"the data folder {root} is a file: name a folder with --data.root")
+        raise InputError(f"the data folder {root} is a file: name a folder (root)")
     missing = _missing_files(root / CIFAR10.base_folder)
     if missing:
         archive = root / CIFAR10.filename
@@ -51,8 +51,8 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
             classes = sorted({path.parent.name for path in images if path.name.lower().endswith(image_endings())})
             if len(classes) > 1:
                 raise InputError(
-                    f"--data.root {root}: it holds class folders ({some(classes)}) and no CIFAR-10: give --data {root} "
-                    "to train on their images, or another --data.root"
+                    f"{root}: it holds class folders ({some(classes)}) and no CIFAR-10: name another folder (root), or "
+                    f"train on these images: ImageFolderDataModule, in the command --data {root}"
                 )
             _download(url or CIFAR10.url, archive)
         _unpack(archive, missing)
@@ -113,15 +113,15 @@ def _download(url: str, archive: Path) -> None:
                 kept = f" ({before / 1e6:.1f} MB are kept, and running again resumes there)" if before else ""
                 raise InputError(
                     f"CIFAR-10 is not in {part.parent} and downloading {url} failed: {reason}{kept}; put "
-                    f"{CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) into that folder, or name a mirror with --data.url, "
-                    "or train on synthetic images with --data.dataset synthetic"
+                    f"{CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) into that folder, or name a mirror (url), or "
+                    "train on drawn images (dataset synthetic)"
                 ) from error
         else:
             if calculate_md5(part) != CIFAR10.tgz_md5:
                 part.unlink()
                 raise InputError(
                     f"{url} is not the official CIFAR-10 archive (MD5 {CIFAR10.tgz_md5}), so the download was deleted: "
-                    "run again, or name another mirror with --data.url"
+                    "run again, or name another mirror (url)"
                 )
     os.replace(part, archive)
 
@@ -133,7 +133,7 @@ def _append_rest(url: str, part: Path, done: int) -> None:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             done = 0
         total = done + int(response.headers.get("Content-Length", 0))
-        print(f"Downloading {url}; if it is slow, name a mirror with --data.url (any is safe)", file=sys.stderr)
+        print(f"Downloading {url}; if it is slow, name a mirror (url); any is safe", file=sys.stderr)
         part.parent.mkdir(parents=True, exist_ok=True)
         bar = tqdm.wrapattr(response, "read", total=total or None, initial=done, disable=None)
         with part.open("ab") as file, bar as source:

@@ -50,7 +50,7 @@ def decode_images(
                         file.write(row.tobytes())
         except OSError as error:
             raise InputError(
-                f"{path.parent} cannot be written: {error.strerror or error}; name another place with --data.cache_dir"
+                f"{path.parent} cannot be written: {error.strerror or error}; name another place (cache_dir)"
             ) from error
     cache = _load(path, row.dtype)
     places = _places(cache)

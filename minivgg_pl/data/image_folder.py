@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, ImageDataModule, Split
+from minivgg_pl.data.base import IMAGE_CHANNELS, IMAGE_SIZE, NO_HYPERPARAMETERS, ImageDataModule, Split
 from minivgg_pl.data.class_folders import Sample, find_class_folders
 from minivgg_pl.data.image_cache import decode_images
 from minivgg_pl.data.images import MODES
@@ -43,7 +43,7 @@ class ImageFolderDataModule(ImageDataModule):
         in_channels: 3 for colour, 1 for grey.
         cache_dir: Where the decoded images are kept; default: `root/.minivgg_cache`.
         skip_broken: Whether images that cannot be read are left out; a run lists them in `skipped_images.txt`.
-        **options: `batch_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
+        **options: `batch_size`, `flip`, `one_hot`, `train_transform` and others, see ImageDataModule.
 
     Attributes:
         samples: Files of each split with their labels; once it is read, without the skipped ones.
@@ -86,7 +86,7 @@ class ImageFolderDataModule(ImageDataModule):
             val_size=num_held_out,
             **options,
         )
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=NO_HYPERPARAMETERS)
         self._files = dict(self.samples)
         self.skipped: list[str] = []
         self._broken: dict[int, str] = {}
@@ -110,10 +110,10 @@ class ImageFolderDataModule(ImageDataModule):
         self.skipped = broken
         self._found.check_sizes(self.val_size)
 
-    def setup(self, stage: str) -> None:
+    def setup(self, stage: str | None = None) -> None:
         """Load what `stage` needs; before a training, say in a line what it is."""
         super().setup(stage)
-        if stage == "fit":
+        if stage in ("fit", None):
             rank_zero_info(as_line(self._found.describe(self.val_size)))
 
     def load(self, split: Split) -> ImageDataset:
@@ -141,7 +141,7 @@ class ImageFolderDataModule(ImageDataModule):
             broken = list(self._broken.values())
             # They may be repaired, and are then read again.
             self._broken.clear()
-            how = "repair or delete them, or leave them out with --data.skip_broken true"
+            how = "repair or delete them, or leave them out with skip_broken true"
             raise InputError(self._listed(f"cannot be read ({how})", broken))
 
     def _listed(self, what: str, images: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Image data set in memory, and the loader that makes batches of it."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from lightning.pytorch import Trainer
@@ -13,7 +14,7 @@ from minivgg_pl.errors import InputError
 # Batch norm cannot train on one image.
 LEAST_TO_TRAIN = 2
 
-# Images `(B, C, H, W)` float32 in [0, 1] and one-hot targets `(B, num_classes)` float32.
+# Images `(B, C, H, W)` float32 in [0, 1], and targets: one-hot `(B, num_classes)` float32, or labels `(B,)` int64.
 Batch = tuple[Tensor, Tensor]
 
 
@@ -23,10 +24,14 @@ class ImageDataset(Dataset):
     Args:
         images: `(N, H, W, C)` uint8.
         labels: `(N,)` int64 in [0, num_classes), or with `rows` `(M,)`.
-        num_classes: Width of the one-hot targets.
+        num_classes: Number of classes.
         rows: `(M,)` int64: the data set is these of `images`, a memory-mapped file that is never copied, to a GPU for
             instance. Default: all of `images`, which may be copied.
         names: What tables call each image, such as its file. Default: its number, from 0, which `subset` keeps.
+
+    Attributes:
+        class_targets: The target of each class, `(num_classes, ...)`: one-hot, unless it is set to something else.
+        transform: What each image that is read goes through, or None (see ImageDataModule's `train_transform`).
     """
 
     def __init__(
@@ -39,7 +44,8 @@ class ImageDataset(Dataset):
     ) -> None:
         self.images = images
         self.labels = labels
-        self.one_hot = torch.eye(num_classes)
+        self.class_targets = torch.eye(num_classes)
+        self.transform: Callable[[Tensor], Tensor] | None = None
         self.rows = rows
         self.names = range(len(labels)) if names is None else names
 
@@ -47,7 +53,7 @@ class ImageDataset(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int | Tensor) -> Batch:
-        """Return the batch at `index` `(B,)` int64, or one image `(C, H, W)` and its target `(num_classes,)`."""
+        """Return the batch at `index` `(B,)` int64, or one image `(C, H, W)` and its target for a number."""
         return self.read(torch.as_tensor(index))
 
     def read(self, index: Tensor, flips: Tensor | None = None, shifts: Tensor | None = None) -> Batch:
@@ -58,7 +64,12 @@ class ImageDataset(Dataset):
         images = self.images[rows] if flips is None else flip_and_shift(self.images, rows, flips, shifts)
         # A view: the bytes stay height-width-channel, which is PyTorch's channels_last and faster to convolve.
         images = images.movedim(-1, -3)
-        return images.to(torch.float32).div_(255), self.one_hot[self.labels[index]]
+        if self.transform is not None:
+            # One by one: torchvision's draw their random numbers once for a whole batch.
+            images = self.transform(images) if images.ndim == 3 else torch.stack([*map(self.transform, images)])
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32).div_(255)
+        return images, self.class_targets[self.labels[index]]
 
     def bytes_at(self, index: Tensor | int) -> Tensor:
         """Return the stored images at `index`: `(B, H, W, C)` uint8, or `(H, W, C)` for a number."""
@@ -67,14 +78,20 @@ class ImageDataset(Dataset):
     def to(self, device: torch.device) -> "ImageDataset":
         """Move the images to `device`, unless they are a memory-mapped file, and return the data set itself."""
         if self.rows is None:
-            self.images, self.labels, self.one_hot = (x.to(device) for x in (self.images, self.labels, self.one_hot))
+            for name in ("images", "labels", "class_targets"):
+                setattr(self, name, getattr(self, name).to(device))
         return self
 
     def subset(self, indices: Tensor) -> "ImageDataset":
         """Return a data set of the images at `indices`: `(M,)` int64, or `(N,)` bool."""
-        images, rows = (self.images[indices], None) if self.rows is None else (self.images, self.rows[indices])
-        names = [self.names[number] for number in torch.arange(len(self))[indices].tolist()]
-        return ImageDataset(images, self.labels[indices], len(self.one_hot), rows, names)
+        part = copy.copy(self)
+        if self.rows is None:
+            part.images = self.images[indices]
+        else:
+            part.rows = self.rows[indices]
+        part.names = [self.names[number] for number in torch.arange(len(self))[indices].tolist()]
+        part.labels = self.labels[indices]
+        return part
 
 
 class ImageLoader:
@@ -85,7 +102,7 @@ class ImageLoader:
     the batch before it.
 
     Order, flips and shifts of a shuffled epoch depend on the seed and the epoch alone, so that a resumed run repeats
-    them, and all devices draw the same.
+    them, and all devices draw the same. In a loop without a Trainer each pass is the next epoch.
 
     Not a DataLoader: Lightning would give it a sampler of its own, and a DataLoader's iterators each draw a number from
     the generator that dropout uses. A resumed run creates them at other moments, so its dropout masks would differ.
@@ -97,7 +114,11 @@ class ImageLoader:
         rank: Number of this device, from 0.
         seed: Seed of the shuffled orders, the same on every device; default: the order of the images.
         augmentation: Flips and shifts of shuffled images; default: none.
-        trainer: Tells the number of the epoch, from 0. Without one, set `epoch`.
+        trainer: While it trains, it tells the number of the epoch, from 0.
+
+    Attributes:
+        epoch: Number of the epoch under way.
+        next_epoch: Number of the epoch that the next pass is, without a Trainer.
 
     Raises:
         InputError: If there are too few images, or batches too small, for the devices.
@@ -121,15 +142,15 @@ class ImageLoader:
         self.augmentation = augmentation
         self.trainer = trainer
         self.sizes = batch_sizes(len(dataset), batch_size, num_devices * (1 if seed is None else LEAST_TO_TRAIN))
-        self.epoch = 0
+        self.epoch = self.next_epoch = 0
         self._start = self._position = 0
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.trainer:
-            self.epoch = self.trainer.current_epoch
+        self.epoch = self.trainer.current_epoch if self.trainer and self.trainer.training else self.next_epoch
+        self.next_epoch = self.epoch + 1
         start, self._start = self._start, 0
         for number, batch in enumerate(self.batches(start), start + 1):
             self._position = number
@@ -182,7 +203,7 @@ def check_position(state: dict[str, int], batch_size: int, num_devices: int) -> 
     if position and before != [batch_size, num_devices]:
         raise InputError(
             f"the checkpoint was saved inside an epoch, {before[0]} images a batch, devices: {before[1]}; until its "
-            f"end --data.batch_size and --trainer.devices must stay (now {batch_size}, devices: {num_devices})"
+            f"end batch_size and devices must stay (now {batch_size}, devices: {num_devices})"
         )
     return position
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 from torchvision import datasets
 
-from minivgg_pl.data.base import IMAGE_SIZE, ImageDataModule, Split
+from minivgg_pl.data.base import IMAGE_SIZE, NO_HYPERPARAMETERS, ImageDataModule, Split
 from minivgg_pl.data.loader import ImageDataset
 from minivgg_pl.errors import InputError
 
@@ -32,7 +32,7 @@ class TorchvisionDataModule(ImageDataModule):
     Args:
         root: Folder that holds the data, or gets them.
         dataset: Which: `CIFAR100`, `FashionMNIST`, `MNIST` or `SVHN`.
-        **options: `batch_size`, `val_size`, `split_seed`, `flip`, `shift` and `split_batches`, see ImageDataModule.
+        **options: `batch_size`, `val_size`, `flip`, `one_hot`, `train_transform` and others, see ImageDataModule.
 
     Raises:
         InputError: On a value out of range; from `prepare_data`, on data that are missing, damaged or unreachable.
@@ -53,7 +53,7 @@ class TorchvisionDataModule(ImageDataModule):
             splits=("train", "test"),
             **options,
         )
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=NO_HYPERPARAMETERS)
         self.integrity = "as torchvision checks them"
 
     def prepare_files(self) -> None:

@@ -172,7 +172,8 @@ def test_class_folders_in_the_place_of_cifar10_are_not_downloaded_into(refuse, t
         (tmp_path / "pets" / name).mkdir(parents=True)
         (tmp_path / "pets" / name / "1.jpg").touch()
     error = refuse("--gpus=0", f"--data.root={tmp_path / 'pets'}", "--data.url=http://127.0.0.1:9/x", synthetic=False)
-    assert f"pets: it holds class folders (cat, dog) and no CIFAR-10: give --data {tmp_path / 'pets'} to" in error
+    assert "pets: it holds class folders (cat, dog) and no CIFAR-10: name another folder (root), or train" in error
+    assert error.endswith(f"--data {tmp_path / 'pets'}\n")
 
 
 def test_no_data_and_no_network_name_the_folder_the_file_and_the_way_out(refuse, tmp_path):

@@ -85,7 +85,7 @@ def make(synthetic_root):
 
 def epoch_of(data, epoch):
     loader = data.train_dataloader()
-    loader.epoch = epoch
+    loader.next_epoch = epoch
     return torch.cat([batch for batch, _ in loader])
 
 

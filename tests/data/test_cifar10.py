@@ -53,13 +53,13 @@ def test_class_names_are_there_at_once_and_in_the_order_of_the_labels(make):
     data = make("test")
     source = data.test_set
     assert data.class_names == CIFAR10DataModule(dataset="synthetic").class_names
-    assert len(set(data.class_names)) == len(source.one_hot) == 10
+    assert len(set(data.class_names)) == len(source.class_targets) == 10
     assert CIFAR10DataModule().class_names[3] == "cat"
 
 
 def _epoch(data, epoch):
     loader = data.train_dataloader()
-    loader.epoch = epoch
+    loader.next_epoch = epoch
     return [image.sum().item() for images, _ in loader for image in images]
 
 
@@ -160,8 +160,8 @@ def test_held_out_validation_is_no_news(make, caplog):
         ({"val_size": -1}, "val_size is -1: give 0 .* to 49990"),
         ({"val_size": 49_991}, "val_size is 49991"),
         ({"dataset": "mnist"}, "choose cifar10 or synthetic"),
-        ({"dataset": "synthetic", "synthetic_size": 0}, "--data.synthetic_size is 0: give a multiple of 50"),
-        ({"dataset": "synthetic", "synthetic_size": 120}, "--data.synthetic_size is 120"),
+        ({"dataset": "synthetic", "synthetic_size": 0}, "synthetic_size is 0: give a multiple of 50"),
+        ({"dataset": "synthetic", "synthetic_size": 120}, "synthetic_size is 120"),
     ],
 )
 def test_options_out_of_range_are_refused_before_anything_is_read(options, message):

@@ -193,7 +193,7 @@ def test_a_download_makes_the_folder_keeps_the_archive_and_hints_at_mirrors(serv
     assert server.asked == [None]
     error = capfd.readouterr().err
     assert error.startswith(f"Downloading {server.url}")
-    assert "--data.url" in error
+    assert "(url)" in error
     # No bar off a terminal.
     assert error.count("\n") == 1
 
@@ -248,7 +248,7 @@ def test_a_download_that_gets_no_further_is_kept_and_reported(server, tmp_path):
 def test_a_download_with_the_wrong_md5_is_deleted_so_that_the_next_one_starts_clean(server, tmp_path, official):
     server.body = b"<html>please log in</html>"
     message = error_of(tmp_path, server.url)
-    for part in (server.url, CIFAR10.tgz_md5, "--data.url"):
+    for part in (server.url, CIFAR10.tgz_md5, "(url)"):
         assert part in message
     assert list(tmp_path.iterdir()) == []
 
@@ -257,7 +257,7 @@ def test_a_download_with_the_wrong_md5_is_deleted_so_that_the_next_one_starts_cl
 def test_being_offline_says_what_to_do_and_writes_nothing(tmp_path, nobody_listens, url, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = error_of(Path("data"), url or nobody_listens)
-    for part in (str(tmp_path / "data"), ARCHIVE, CIFAR10.tgz_md5, "--data.url", "--data.dataset synthetic"):
+    for part in (str(tmp_path / "data"), ARCHIVE, CIFAR10.tgz_md5, "(url)", "(dataset synthetic)"):
         assert part in message
     assert not (tmp_path / "data").exists()
 

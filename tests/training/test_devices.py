@@ -30,7 +30,7 @@ def epochs(number, batch_size, num_devices, epoch=0, seed=5):
     """Return each device's batches of an epoch, as lists of indices."""
     loaders = [ImageLoader(images(number), batch_size, num_devices, rank, seed) for rank in range(num_devices)]
     for loader in loaders:
-        loader.epoch = epoch
+        loader.next_epoch = epoch
     return [[targets.argmax(dim=1).tolist() for _, targets in loader] for loader in loaders]
 
 
