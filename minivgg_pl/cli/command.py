@@ -111,6 +111,8 @@ def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
         trained = replace(trained, class_names=names, assumed=trained.assumed[:-1])
     if trained.assumed:
         print(f"{trained.assumptions}{'' if names else ' (--classes gives others)'}", file=sys.stderr)
+    if transform := trained.metadata.get("val_transform"):
+        print(as_line(f"{source}: trained with val_transform {transform}, which is not applied here"), file=sys.stderr)
     return trained
 
 

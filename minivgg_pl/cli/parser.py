@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 from minivgg_pl.cli.command import EXIT_BAD_INPUT, fail, hint_for
 from minivgg_pl.cli.config import dotted_options, read_config
 from minivgg_pl.cli.short_names import HELP, OTHER_SHORT_NAMES
-from minivgg_pl.data.base import ImageDataModule
+from minivgg_pl.data.base import NO_HYPERPARAMETERS, ImageDataModule
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
 from minivgg_pl.data.image_folder import ImageFolderDataModule
 from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
@@ -84,6 +84,10 @@ def shortened(message: str) -> str:
         return f"{old[0]}: Lightning is imported as lightning.pytorch here: give {new}"
     if missing := re.search(r"class_path '([\w.]+)'.*(pip install [^`]+)`", message, re.DOTALL):
         return f"{missing[1]} needs a package that is not installed: {missing[2]}"
+    pattern = r"key \"(\w+_transform)\":.*?Errors:\s+- (?:Type .*? callable class: )?(.+?)(\. Got |\n +- Expected)"
+    if found := re.search(pattern, message, re.DOTALL):
+        name = f"--data.{found[1]}"
+        return f"{name}: {found[2]}: give the import path of a class or function, and arguments as {name}.<name>"
     # A class's reason is indented by eight, the types that follow by four.
     pattern = r"Parser key \"([^\"]+)\".*?given class_path '([^']+)':\n(.+?)(\n {,4}\S|\Z)"
     if found := re.search(pattern, message, re.DOTALL):
@@ -129,7 +133,8 @@ def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
         InputError: On a value out of range; what the parser refuses ends the process with its one line.
     """
     parser = OneLineParser(allow_abbrev=False)
-    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    # A run's config may come from a stranger, who would choose what is imported.
+    parser.add_subclass_arguments(ImageDataModule, "data", fail_untyped=False, skip=set(NO_HYPERPARAMETERS))
     is_named = any(word.partition("=")[0] == "--data" for word in options)
     default = DEFAULT_DATA if is_named or not run else _data_of_run(run)
     return build_data(parser.parse_args([default, *options]).data)
@@ -150,4 +155,8 @@ def _data_of_run(folder: Path) -> str:
     data = read_config(config).get("data") if config else None
     # Only of this package: otherwise, whoever wrote the config would choose what to import.
     is_ours = isinstance(data, dict) and str(data.get("class_path")).startswith("minivgg_pl.")
-    return f"--data={json.dumps(data)}" if is_ours else DEFAULT_DATA
+    if not is_ours:
+        return DEFAULT_DATA
+    if isinstance(options := data.get("init_args"), dict):
+        data["init_args"] = {name: value for name, value in options.items() if name not in NO_HYPERPARAMETERS}
+    return f"--data={json.dumps(data)}"

@@ -62,12 +62,12 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     # The most particular first: modern in speedrun's number of epochs is speedrun.
     for name in reversed(RECIPES):
         recipe = {**defaults, "trainer.max_epochs": options["trainer.max_epochs"], **recipe_options(name)}
-        changed[name] = [key for key in compared if options[key] != recipe[key]]
+        changed[name] = [key for key in compared if options.get(key) != recipe[key]]
     nearest = min(changed, key=lambda name: len(changed[name]))
-    values = {key.rpartition(".")[2]: options[key] for key in changed[nearest]}
-    for name in ("optimizer", "lr_scheduler"):
+    values = {key.rpartition(".")[2]: options.get(key) for key in changed[nearest]}
+    for name in ("optimizer", "lr_scheduler", "data.train_transform", "data.val_transform"):
         if path := options.get(f"{name}.class_path"):
-            values[name] = path.rpartition(".")[2]
+            values[name.removeprefix("data.")] = path.rpartition(".")[2]
     if not values:
         return nearest
     words = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minivgg_pl.cli.config import dotted_options, read_config
-from minivgg_pl.data.base import public_path
+from minivgg_pl.data.base import NO_HYPERPARAMETERS, public_path
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.checkpoint import CLASS_PATH, POSITION, data_state, last_checkpoint, read_checkpoint, run_folder_of
@@ -17,6 +17,7 @@ FIXED_OPTIONS = (
     *("model", "optimizer", "lr_scheduler", "seed_everything"),
     *(f"data.{name}" for name in ("class_path", "dataset", "image_size", "in_channels", "synthetic_size")),
     *(f"data.{name}" for name in ("val_size", "split_seed", "skip_broken", "flip", "shift")),
+    *(f"data.{name}" for name in NO_HYPERPARAMETERS),
 )
 # The triangular schedule's length in updates depends on them: after a change the rate would be 0 early, or never.
 FIXED_WITH_TRIANGULAR = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
@@ -147,5 +148,7 @@ def _options_of(content: dict[str, Any]) -> dict[str, Any]:
     path = public_path(data_state(content).get(CLASS_PATH, ""))
     # Otherwise whoever wrote the checkpoint would choose what is imported.
     if path.startswith("minivgg_pl."):
-        options["data"] = {"class_path": path, "init_args": dict(content.get("datamodule_hyper_parameters", {}))}
+        given = content.get("datamodule_hyper_parameters", {})
+        known = {name: value for name, value in given.items() if not str(name).startswith(NO_HYPERPARAMETERS)}
+        options["data"] = {"class_path": path, "init_args": known}
     return options

@@ -54,6 +54,9 @@ def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str
     for name, default in defaults.items():
         if name.startswith(("model.", "data.")) and default is not None and options.get(name) is None:
             raise InputError(f"--{name} null: give a value, or leave it out for {default}")
+    for name, value in options.items():
+        if "Unable to serialize instance" in str(value):  # of jsonargparse, for types such as numbers.Number
+            raise InputError(f"--{name}: config.yaml cannot keep its arguments: give a class of your own without any")
     trainer, model = config.trainer, config.model
     if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
         raise InputError(f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)")

@@ -19,6 +19,7 @@ CLASS_NAMES = "class_names"
 CLASS_PATH = "class_path"
 POSITION = "position"
 SPLIT = "split"
+VAL_TRANSFORM = "val_transform"
 
 CHECKPOINT_TYPES = {
     "state_dict": dict,

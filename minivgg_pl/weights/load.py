@@ -29,7 +29,7 @@ NO_NORMALIZATION = "no normalization"
 
 FORMAT = "minivgg_pl"
 # What a weights file says of the run that it comes from, as far as the run said it, and the type of each value.
-METADATA = dict.fromkeys(("dataset", "recipe", "init_from", "unfinished", "tested_on"), str)
+METADATA = dict.fromkeys(("dataset", "recipe", "init_from", "unfinished", "tested_on", "val_transform"), str)
 METADATA |= dict.fromkeys(("seed", "epochs", "test_images"), int)
 METADATA |= {"test_accuracy": float | int, "temperature": float | int, "split": dict}
 
@@ -174,6 +174,7 @@ def _read_checkpoint(path: Path) -> Content:
         if str(name).startswith("net."):
             tensors[name.removeprefix("net.")] = value
     metadata = {"init_from": hyperparameters.get("init_from"), "split": state.get(checkpoint.SPLIT)}
+    metadata["val_transform"] = state.get(checkpoint.VAL_TRANSFORM)
     metadata["dataset"] = content.get("datamodule_hyper_parameters", {}).get("dataset")
     if not metadata["dataset"] and not str(state.get(checkpoint.CLASS_PATH)).startswith("minivgg_pl."):
         metadata["dataset"] = state.get(checkpoint.CLASS_PATH)

@@ -23,6 +23,8 @@ OPTIONS = {
     "--data none/such": "none/such: there is no such folder; give a folder that has a folder of images",
     "--data.skip_broken": "an option --data.* has no value: give it one, as in --data.skip_broken true (see",
     "--data=": "--data needs a value",
+    "--data.train_transform os.nope": "--data.train_transform: module 'os' has no attribute 'nope': give the import",
+    "--data.val_transform torchvision.transforms.v2.Normalize": "val_transform: the following arguments are required",
     "--data minivgg_pl.nope": "--data minivgg_pl.nope: module 'minivgg_pl' has no attribute 'nope'",
     "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give CIFAR10DataModule",
     "--no_such_option 1": "no_such_option 1 (see --help)",

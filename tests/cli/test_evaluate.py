@@ -137,3 +137,24 @@ def test_bad_input_is_one_line(data_options, tmp_path, monkeypatch, capfd, optio
     assert error.count("\n") == 1
     assert message in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_runs_transforms_are_not_imported_and_that_of_its_validation_is_named(
+    copied_run, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "poison.py").write_text("open('imported', 'w')\nfrom torch import neg\n")
+    config = copied_run / "config.yaml"
+    config.write_text(config.read_text().replace("train_transform: null", "train_transform: poison.neg"))
+    assert "poison" in config.read_text()
+    content = torch.load(copied_run / "checkpoints" / "last.ckpt", weights_only=True)
+    content["CIFAR10DataModule"]["val_transform"] = "poison.neg"
+    torch.save(content, copied_run / "checkpoints" / "last.ckpt")
+    assert main([str(copied_run)]) == 0
+    error = capfd.readouterr().err
+    assert "trained with val_transform poison.neg, which is not applied here" in error
+    with pytest.raises(SystemExit):
+        main([str(copied_run), "--data.dataset=synthetic", "--data.val_transform=poison.neg"])
+    assert "Option 'data.val_transform' is not accepted" in capfd.readouterr().err
+    assert not (tmp_path / "imported").exists()

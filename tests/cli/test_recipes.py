@@ -97,6 +97,10 @@ def test_the_articles_optimizer_can_replace_the_recipes():
         ("--model.nesterov=false", "article, changed: nesterov false"),
         ("--model.lr_decay=0 --data.shift=1 --data.root=x", "article, changed: lr_decay 0.0, shift 1"),
         ("--optimizer=AdamW --optimizer.lr=0.001", "article, changed: optimizer AdamW"),
+        (
+            "--data.train_transform=torchvision.transforms.v2.RandAugment",
+            "article, changed: train_transform RandAugment",
+        ),
         ("--recipe=speedrun --data.batch_size=32", "speedrun, changed: batch_size 32"),
         ("--recipe=modern --model.mean=null --model.std=null", "modern, changed: mean null, std null"),
     ],

@@ -36,6 +36,8 @@ class Keep(Callback):
     [
         ("article", ["--trainer.limit_train_batches=7"], (4, 7)),
         ("modern", [], (4, 12)),
+        # Random numbers beside those of dropout.
+        ("modern", ["--data.train_transform=torchvision.transforms.v2.RandAugment"], (4, 12)),
         # Resumed behind a validation, the epoch's only one.
         ("article", ["--trainer.limit_train_batches=7", "--trainer.val_check_interval=4"], (4,)),
     ],
@@ -301,6 +303,10 @@ def test_a_checkpoint_does_not_choose_what_is_imported(finished_run, train_here,
     (tmp_path / "poison.py").write_text("open('imported', 'w')\nfrom minivgg_pl import CIFAR10DataModule as Data\n")
     monkeypatch.syspath_prepend(tmp_path)
     content = checkpoint(finished_run[0])
+    content["datamodule_hyper_parameters"]["train_transform"] = "poison.Data"
+    torch.save(content, tmp_path / "strange.ckpt")
+    assert train_here("--resume", tmp_path / "strange.ckpt", "--epochs=5", "--gpus=0") == 0
+    capfd.readouterr()
     content["CIFAR10DataModule"]["class_path"] = "poison.Data"
     torch.save(content, tmp_path / "damaged.ckpt")
     assert train_here("--resume", tmp_path / "damaged.ckpt", "--epochs=5", "--gpus=0") == 2
