@@ -26,6 +26,7 @@ from minivgg_pl.plots.article import article_rows
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training import callbacks
 from minivgg_pl.training import checkpointing as saving
+from minivgg_pl.training.finite import StopOnNonFinite
 from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.signals import DistributedSigterm
@@ -163,7 +164,7 @@ class MiniVGGCLI(LightningCLI):
         return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
 
     def _callbacks(self, config: Any) -> list[Callback]:
-        chosen: list[Callback] = [saving.RandomState(), DistributedSigterm()]
+        chosen: list[Callback] = [StopOnNonFinite(), saving.RandomState(), DistributedSigterm()]
         if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
         if config.trainer.fast_dev_run:

@@ -50,13 +50,17 @@ class MiniVGG(nn.Module):
         options: The arguments above by name, as plain values. `MiniVGG(**options)` builds the same network.
         class_names: The name of each logit's class if `from_pretrained` read the weights, else None.
         image_shape: `(in_channels, image_size, image_size)`.
+        dropout_samples: How many dropout masks each image passes through in training mode, from the last block's
+            dropout on; 1 by default. The average over masks is a steadier gradient, and the convolutions, most of the
+            work, run once (multi-sample dropout, arXiv:1905.09788).
 
     Input shape:
         `(N, in_channels, image_size, image_size)` float in [0, 1]: an image's bytes divided by 255. The network
         itself normalises.
 
     Output shape:
-        `(N, num_classes)` float logits. Softmax makes them probabilities.
+        `(N, num_classes)` float logits. Softmax makes them probabilities. In training mode
+        `(dropout_samples * N, num_classes)`: all images under the first mask, then all under the second, and so on.
 
     Raises:
         ValueError: On an argument that is unknown or out of range; the message names it and says what to give.
@@ -93,6 +97,7 @@ class MiniVGG(nn.Module):
         _check_options(self.options)
         self.class_names: list[str] | None = None
         self.image_shape = (in_channels, image_size, image_size)
+        self.dropout_samples = 1
         architecture = ARCHITECTURES[variant]
         dense_units = dense_units or architecture.dense_units
         # Buffers are saved with the weights, so that both always belong together.
@@ -162,15 +167,8 @@ class MiniVGG(nn.Module):
             self.get_submodule(part).eval()
         return self
 
-    def forward(self, images: Tensor, dropout_samples: int = 1) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1].
-
-        Args:
-            images: As above.
-            dropout_samples: How many dropout masks each image passes through, from the last block's dropout on. For
-                training: the average over masks is a steadier gradient, and the convolutions, most of the work, run
-                once (multi-sample dropout, arXiv:1905.09788). The logits are then `(dropout_samples * N, num_classes)`:
-                all images under the first mask, then all under the second, and so on.
 
         Raises:
             ValueError: On images of another shape, or of an integer type.
@@ -190,7 +188,8 @@ class MiniVGG(nn.Module):
         *layers, last_dropout = (layer for block in blocks for layer in block)
         for layer in layers:
             x = layer(x)
-        x = last_dropout(torch.cat([x] * dropout_samples) if dropout_samples > 1 else x)
+        samples = self.dropout_samples if self.training else 1
+        x = last_dropout(torch.cat([x] * samples) if samples > 1 else x)
         x = self.dense_relu(self.dense(self.flatten(x)))
         return self.classifier(self.dense_dropout(self.dense_bn(x)))
 

@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from minivgg_pl.data.loader import ImageLoader
+from minivgg_pl.models.minivgg import MiniVGG
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -42,10 +43,13 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: Images `(B, C, H, W)` of the training set, at least one batch of two or more.
     """
     dropouts = {module: module.p for module in net.modules() if isinstance(module, nn.Dropout)}
+    samples = {module: module.dropout_samples for module in net.modules() if isinstance(module, MiniVGG)}
     # torch's update_bn would reset frozen ones too.
     norms = {module: module.momentum for module in net.modules() if isinstance(module, BATCH_NORMS) and module.training}
     for dropout in dropouts:
         dropout.p = 0.0
+    for module in samples:
+        module.dropout_samples = 1
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
@@ -54,6 +58,8 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
         net(images.to(device))
     for dropout, p in dropouts.items():
         dropout.p = p
+    for module, number in samples.items():
+        module.dropout_samples = number
     for norm, momentum in norms.items():
         norm.momentum = momentum
 

@@ -139,9 +139,9 @@ class RunRecorder(EpochCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning keeps values of earlier epochs. This one may lack a validation, or the end of its training.
-        fresh = ("val_",) * self._has_validated + ("train_",) * pl_module.train_metrics.is_empty
-        metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
         num_images = num_train_images(trainer) - self._num_images_before
+        fresh = ("val_",) * self._has_validated + ("train_",) * (num_images > 0)
+        metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith(fresh)}
         row = {
             **{column: metrics.get(column, math.nan) for column in runs.LEARNING_COLUMNS},
             "epoch": trainer.current_epoch + 1,

@@ -18,6 +18,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder, write_atomically
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training.callbacks import EpochCallback, RunRecorder
+from minivgg_pl.training.finite import has_finite_weights
 from minivgg_pl.training.metrics import ends_epoch, stops_early
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.optim import make_optimizer
@@ -108,7 +109,7 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
         is_due = has_updated and trainer.global_step % self.every == 0
         # An epoch's last batch is saved in on_train_epoch_end, behind the validation. NaN must not replace good
         # weights.
-        if is_due and not ends_epoch(trainer) and pl_module.is_finite():
+        if is_due and not ends_epoch(trainer) and has_finite_weights(pl_module):
             trainer.save_checkpoint(Path(self.dirpath, f"{self.filename}.ckpt"), weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -209,7 +210,7 @@ def _fits(content: dict[str, Any], module: LitMiniVGG) -> bool:
     if "configure_optimizers" in vars(module):
         # LightningCLI puts the optimizer of `--optimizer` there, whose state may have any layout.
         return True
-    optimizer = make_optimizer(module.net, module.hparams)
+    optimizer = make_optimizer(module, module.hparams)
     optimizer.load_state_dict(content["optimizer_states"][0])
     pairs = [(value, parameter) for parameter, state in optimizer.state.items() for value in state.values()]
     # A count of updates has no dimensions.

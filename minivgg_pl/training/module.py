@@ -1,27 +1,23 @@
 """LitMiniVGG, the Lightning module: loss, metrics, optimizer and schedule around the network."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional
 
-from minivgg_pl.errors import NonFiniteLossError
 from minivgg_pl.evaluation.metrics import class_metrics
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
-from minivgg_pl.runs.checkpoint import EPOCH_SO_FAR
-from minivgg_pl.training.batch_norm import average_over_devices, first_images, measure_statistics
-from minivgg_pl.training.metrics import EpochMetrics, all_finite, ends_epoch
+from minivgg_pl.training.hooks import ModuleHooks
+from minivgg_pl.training.metrics import EpochMetrics, as_probabilities
 from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule
 from minivgg_pl.weights.init_from import load_initial_weights
 from minivgg_pl.weights.load import TrainedNetwork, load_trained
-
-# Reading the loss waits for the GPU, and several devices wait for each other: look for NaN this often (batches).
-FINITE_CHECK_INTERVAL = 50
 
 
 class LitMiniVGG(LightningModule):
@@ -54,7 +50,7 @@ class LitMiniVGG(LightningModule):
         label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
             test losses are never smoothed.
         dropout_samples: Number of dropout masks for each image in a training step, from the last block's dropout on;
-            the loss is the mean over them (see `MiniVGG.forward`). Default: 1.
+            the loss is the mean over them (see `MiniVGG.dropout_samples`). Default: 1.
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
@@ -71,7 +67,6 @@ class LitMiniVGG(LightningModule):
 
     Raises:
         ValueError: On a value out of range; an InputError when the weights to start from cannot be read.
-        NonFiniteLossError: While training, when the loss is NaN or infinite.
     """
 
     def __init__(
@@ -106,15 +101,15 @@ class LitMiniVGG(LightningModule):
         self.save_hyperparameters()
         check_hyperparameters(self.hparams)
         net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
-        # Only the order in memory changes; state dict and results stay the same.
-        self.net = net.to(memory_format=torch.channels_last)
+        self.net = net
+        self.net.dropout_samples = dropout_samples
         self.net.freeze(*([freeze] if isinstance(freeze, str) else freeze or ()))
         if not any(parameter.requires_grad for parameter in self.net.parameters()):
             raise ValueError("freeze leaves nothing to train: leave a part out of it")
         self.example_input_array = torch.zeros(2, *net.image_shape)
-        self.train_metrics = EpochMetrics()
+        # By stage, and for further data loaders by stage and number, such as `val/1`.
+        self.epoch_metrics: defaultdict[str, EpochMetrics] = defaultdict(EpochMetrics)
         self._has_initial_weights = False
-        self.eval_metrics = EpochMetrics()
         self.class_metrics = class_metrics(num_classes)
         self.class_report: dict[str, Tensor] = {}
 
@@ -122,18 +117,15 @@ class LitMiniVGG(LightningModule):
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1]."""
         return self.net(images)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Inside an epoch: its sums so far, `(devices, 3)`.
-        sums = self.train_metrics.sums
-        sums = None if self.train_metrics.is_empty else self.all_gather(sums).reshape(-1, len(sums))
-        checkpoint[EPOCH_SO_FAR] = {"sums": sums}
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the callback that does what this module needs between its steps; a subclass adds its own to it."""
+        # Once, or Lightning would tell at each test that it replaces the one of the fit.
+        return [] if any(isinstance(callback, ModuleHooks) for callback in self.trainer.callbacks) else [ModuleHooks()]
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights, see `torch.nn.Module.load_state_dict`; a fit then leaves out `init_from`."""
         self._has_initial_weights = True
-        sums = checkpoint.get(EPOCH_SO_FAR, {}).get("sums")
-        # A run on more devices than before goes on at an epoch's start, without sums.
-        if sums is not None and self.global_rank < len(sums):
-            self.train_metrics.restore(sums[self.global_rank])
+        return super().load_state_dict(*args, **kwargs)
 
     def load_initial_weights(
         self, class_names: Sequence[str] | None = None, trained: TrainedNetwork | None = None
@@ -152,93 +144,77 @@ class LitMiniVGG(LightningModule):
                 rank_zero_info(line)
         self._has_initial_weights = True
 
-    def on_fit_start(self) -> None:
-        self.load_initial_weights(getattr(self.trainer.datamodule, "class_names", None))
+    def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy `()`, the loss of all steps; a subclass may have another.
 
-    def is_finite(self) -> bool:
-        """Return whether every device's weights, and its losses of this epoch so far, are finite."""
-        return all_finite([*self.state_dict().values(), self.train_metrics.sums], self.trainer.strategy)
+        Label smoothing and class weights apply in training mode alone.
 
-    def on_train_epoch_start(self) -> None:
-        self.train_metrics.reset()
+        Args:
+            logits: `(N, num_classes)`.
+            targets: `(N, num_classes)` float class probabilities.
+        """
+        if not self.training:
+            return functional.cross_entropy(logits, targets)
+        return functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """Return the batch's mean cross-entropy `()`."""
-        images, targets = batch
-        logits = self.net(images, self.hparams.dropout_samples)
-        targets = targets.repeat(self.hparams.dropout_samples, 1)
-        loss = functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
-        self.train_metrics.update(loss, logits, targets)
+        """Return the batch's mean loss `()`."""
+        loss, _, _ = self._step("train", batch, batch_idx)
+        if self.loggers:
+            self.log("train_loss_step", loss, on_step=True, on_epoch=False)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        is_last = ends_epoch(self.trainer)
-        if is_last and (least := self.hparams.batch_norm_images):
-            with self.trainer.precision_plugin.forward_context():
-                measure_statistics(self.net, first_images(self.trainer.train_dataloader, least, batch_idx + 1))
-            average_over_devices(self.net, self.trainer.strategy)
-        is_cheap = self.device.type == "cpu" and self.trainer.world_size == 1
-        if is_last or is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0:
-            self._check_finite("training", self.train_metrics)
-        if is_last:
-            # Not in on_train_epoch_end, so that every callback finds the values at the epoch's end.
-            self._log_epoch("train", self.train_metrics)
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Add the batch to the epoch's metrics and return its logits `(N, num_classes)`."""
+        return self._step("val", batch, batch_idx, dataloader_idx)[1]
 
-    def on_validation_epoch_start(self) -> None:
-        self.eval_metrics.reset()
+    def on_test_epoch_start(self) -> None:
         self.class_metrics.reset()
 
-    on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Add the batch to the epoch's metrics."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        # Before the log: a callback that saves on val_acc must not keep weights that are NaN.
-        is_fitting = self.trainer.state.fn == TrainerFn.FITTING
-        if is_fitting:
-            self._check_finite("validation", self.eval_metrics)
-        self._log_epoch("val", self.eval_metrics)
-
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Add the batch to the epoch's metrics and to the per-class report."""
-        logits, targets = self._evaluate(batch)
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Add the batch to the epoch's metrics and return its logits `(N, num_classes)`."""
+        _, logits, targets = self._step("test", batch, batch_idx, dataloader_idx)
         self.class_metrics.update(logits.argmax(dim=1), targets.argmax(dim=1))
+        return logits
 
     def on_test_epoch_end(self) -> None:
-        self._log_epoch("test", self.eval_metrics)
         self.class_report = {name: value.cpu() for name, value in self.class_metrics.compute().items()}
 
     def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Return class probabilities `(N, num_classes)` for `(images, targets)` or for images alone."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return self.net(images).softmax(dim=1)
+        return self(images).softmax(dim=1)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer and its schedule, which is stepped after every update."""
-        optimizer = make_optimizer(self.net, self.hparams, self._clips_gradients())
+        try:
+            clips, callbacks = bool(self.trainer.gradient_clip_val), self.trainer.callbacks
+        except RuntimeError:  # there is no Trainer
+            clips, callbacks = False, []
+        # Such a callback adds the parameters that it unfreezes, with a rate of their own.
+        finetunes = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
+        optimizer = make_optimizer(self, self.hparams, clips, leaves_out_frozen=finetunes)
         schedule = make_schedule(optimizer, self.hparams, lambda: self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _clips_gradients(self) -> bool:
-        try:
-            return bool(self.trainer.gradient_clip_val)
-        except RuntimeError:  # there is no Trainer
-            return False
-
-    def _evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, stage: str, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, logits and targets of a batch, and add it to the epoch's metrics."""
         images, targets = batch
-        logits = self.net(images)
-        self.eval_metrics.update(functional.cross_entropy(logits, targets), logits, targets)
-        return logits, targets
-
-    def _check_finite(self, stage: str, metrics: EpochMetrics) -> None:
-        if not all_finite([metrics.sums], self.trainer.strategy):
-            raise NonFiniteLossError(stage, self.current_epoch + 1, self.global_step)
-
-    def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
-        values = metrics.compute_and_reset(self.trainer.strategy)
-        # The values are already those of all devices; sync_dist only averages equal ones.
-        options = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
-        self.log_dict({f"{stage}_{name}": value for name, value in values.items()}, **options)
+        logits = self(images)
+        metrics = self.epoch_metrics[f"{stage}/{dataloader_idx}" if dataloader_idx else stage]
+        if batch_idx == 0:
+            metrics.reset()
+        is_first = metrics.is_empty
+        targets = as_probabilities(targets, logits, is_first)
+        if len(logits) > len(images):  # several dropout masks for each image
+            targets = targets.repeat(len(logits) // len(images), 1)
+        loss = self.compute_loss(logits, targets)
+        metrics.update(loss, logits, targets)
+        if is_first:
+            # Once an epoch: Lightning computes the means at its end.
+            options = {"on_step": False, "on_epoch": True, "prog_bar": True, "metric_attribute": "epoch_metrics"}
+            self.log(f"{stage}_loss", metrics.loss, **options)
+            self.log(f"{stage}_acc", metrics.acc, **options)
+        return loss, logits, targets

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,8 +42,13 @@ def check_hyperparameters(hparams: Any) -> None:
             raise ValueError(f"{name} is {hparams[name]!r}: {advice}")
 
 
-def make_optimizer(net: MiniVGG, hparams: Any, clips_gradients: bool = False) -> torch.optim.Optimizer:
-    """Return the optimizer that `hparams`, those of LitMiniVGG, describe.
+def make_optimizer(
+    module: nn.Module, hparams: Any, clips_gradients: bool = False, leaves_out_frozen: bool = False
+) -> torch.optim.Optimizer:
+    """Return the optimizer that `hparams`, those of LitMiniVGG, describe, of all parameters of `module`.
+
+    Frozen ones are among them, to be trained once they are unfrozen, unless it `leaves_out_frozen`. The kernels of each
+    MiniVGG in `module` become channels_last in memory, which is faster; their values stay.
 
     On a CPU, SGD is `fused`: it reads the weights once and not four times. Not so with `clips_gradients`, because
     Lightning does not clip for fused optimizers under mixed precision.
@@ -50,22 +56,36 @@ def make_optimizer(net: MiniVGG, hparams: Any, clips_gradients: bool = False) ->
     PyTorch's SGD keeps the rate outside the momentum buffer, Keras' inside. With the article's decay they differ only
     by the rate's change within the momentum's memory of about ten batches: 0.025 % a batch.
     """
-    trained = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
-    if hparams.optimizer == "sgd":
-        # With None torch chooses: on a GPU, all weights at once.
-        fused = True if not clips_gradients and next(net.parameters()).device.type == "cpu" else None
-        groups = [
-            {"params": [p for name, p in trained if not name.startswith("classifier.")], "lr": hparams.lr},
-            {"params": [p for name, p in trained if name.startswith("classifier.")], "lr": hparams.classifier_lr},
-        ]
-        if hparams.classifier_lr is None:
-            groups = [{"params": [p for _, p in trained], "lr": hparams.lr}]
-        return torch.optim.SGD(groups, momentum=hparams.momentum, nesterov=hparams.nesterov, fused=fused)
-    kernels, others = [], []
-    for name, parameter in trained:
-        is_hidden_kernel = parameter.ndim > 1 and not name.startswith("classifier.")
-        (kernels if is_hidden_kernel else others).append(parameter)
-    return MuonAdamW(kernels, others, lr=hparams.lr, momentum=hparams.momentum, adamw_lr=hparams.adamw_lr)
+    for part in module.modules():
+        if isinstance(part, MiniVGG):
+            part.to(memory_format=torch.channels_last)
+    parameters = [(n, p) for n, p in module.named_parameters() if p.requires_grad or not leaves_out_frozen]
+    body = [(name, p) for name, p in parameters if not name.removeprefix("net.").startswith("classifier.")]
+    classifier = [p for name, p in parameters if name.removeprefix("net.").startswith("classifier.")]
+    if hparams.optimizer == "muon":
+        kernels = [p for _, p in body if p.ndim > 1]
+        others = [p for _, p in body if p.ndim <= 1] + classifier
+        return MuonAdamW(kernels, others, lr=hparams.lr, momentum=hparams.momentum, adamw_lr=hparams.adamw_lr)
+    groups = [{"params": [p for _, p in body], "lr": hparams.lr}, {"params": classifier, "lr": hparams.classifier_lr}]
+    if hparams.classifier_lr is None:
+        groups = [{"params": [p for _, p in parameters], "lr": hparams.lr}]
+    # With None torch chooses: on a GPU, all weights at once.
+    fused = True if not clips_gradients and parameters[0][1].device.type == "cpu" else None
+    optimizer = torch.optim.SGD(groups, momentum=hparams.momentum, nesterov=hparams.nesterov, fused=fused)
+    if fused and hparams.momentum:
+        # The fused kernel takes the momentum of all parameters or of none, and those unfrozen later would have none.
+        for _, parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+class Schedule(LambdaLR):
+    """A LambdaLR that leaves the rates of groups that were added later, as by BackboneFinetuning, as they are."""
+
+    def get_lr(self) -> list[float]:
+        """Return the rate of each group."""
+        added = self.optimizer.param_groups[len(self.base_lrs) :]
+        return [*super().get_lr(), *(group["lr"] for group in added)]
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, hparams: Any, num_updates: Callable[[], int]) -> LambdaLR:
@@ -76,13 +96,19 @@ def make_schedule(optimizer: torch.optim.Optimizer, hparams: Any, num_updates: C
         hparams: LitMiniVGG's.
         num_updates: Returns the number of updates of the whole run; called only for the triangular schedule.
     """
+    # Partial functions of this module's own can be pickled, closures cannot.
     if hparams.schedule == "decay":
-        return LambdaLR(optimizer, lambda step: 1 / (1 + hparams.lr_decay * step))
+        return Schedule(optimizer, partial(decay, rate=hparams.lr_decay))
     total = num_updates()
     if not 0 < total < math.inf:
         raise ValueError("schedule triangular needs the number of updates: give the Trainer max_steps")
     peak = min(round(hparams.warmup * total), total - 1)
-    return LambdaLR(optimizer, lambda step: triangle(step, peak, total))
+    return Schedule(optimizer, partial(triangle, peak=peak, total=total))
+
+
+def decay(step: int, rate: float) -> float:
+    """Return the share of the first rate before update `step`, counted from 0, as Keras' legacy option `decay`."""
+    return 1 / (1 + rate * step)
 
 
 def triangle(step: int, peak: int, total: int) -> float:

@@ -34,14 +34,16 @@ def test_dropout_samples_are_several_masks_of_the_same_images():
     torch.manual_seed(0)
     net = MiniVGG("classic")
     images = torch.rand(2, 3, 32, 32)
-    logits = net(images, dropout_samples=3)
+    net.dropout_samples = 3
+    logits = net(images)
     assert logits.shape == (6, 10)
     passes = logits.split(2)
     assert not torch.equal(passes[0], passes[1])
     # Without dropout all passes are equal, and the images keep their order.
-    net.eval()
-    for part in net(images, dropout_samples=3).split(2):
-        torch.testing.assert_close(part, net(images))
+    for dropout in (net.block2.dropout, net.dense_dropout):
+        dropout.eval()
+    assert all(torch.equal(part, net(images)[:2]) for part in net(images).split(2))
+    assert net.eval()(images).shape == (2, 10)
 
 
 def test_one_dropout_sample_is_the_plain_network():

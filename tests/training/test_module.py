@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from minivgg_pl import LitMiniVGG
 from minivgg_pl.errors import NonFiniteLossError
+from minivgg_pl.training.finite import StopOnNonFinite
 
 
 def batches(num_images=20, batch_size=8, num_classes=10, seed=0):
@@ -50,9 +51,9 @@ def test_the_loss_is_the_mean_over_dropout_samples():
     torch.manual_seed(1)
     loss = module.training_step((images, targets), 0)
     torch.manual_seed(1)
-    losses = [functional.cross_entropy(part, targets) for part in module.net(images, dropout_samples=3).split(4)]
+    losses = [functional.cross_entropy(part, targets) for part in module(images).split(4)]
     torch.testing.assert_close(loss, sum(losses) / 3)
-    assert module.train_metrics.sums[2] == 12
+    assert module.epoch_metrics["train"].sums()[2] == 12
 
 
 def test_validation_metrics_are_means_over_images_not_over_batches(tmp_path):
@@ -87,7 +88,7 @@ def test_a_second_epoch_starts_its_means_anew(tmp_path):
 
     class Keep(Callback):
         def on_validation_epoch_end(self, trainer, module):
-            losses.append(module.eval_metrics.sums[2].item())
+            losses.append(module.epoch_metrics["val"].sums()[2].item())
 
     trainer(tmp_path, max_epochs=2, callbacks=[Keep()]).fit(module, batches(), batches())
     assert losses == [20, 20]
@@ -135,7 +136,7 @@ def test_a_training_loss_that_is_not_finite_names_epoch_and_step(tmp_path, accum
             if trainer.current_epoch == 1 and batch_idx == 2:
                 batch[0].fill_(float("inf"))
 
-    fit = trainer(tmp_path, max_epochs=3, callbacks=[Break()], accumulate_grad_batches=accumulate)
+    fit = trainer(tmp_path, max_epochs=3, callbacks=[Break(), StopOnNonFinite()], accumulate_grad_batches=accumulate)
     step = {1: 6, 2: 4}[accumulate]
     with pytest.raises(NonFiniteLossError, match=f"training loss is not finite in epoch 2, step {step}:"):
         fit.fit(LitMiniVGG(), batches())
@@ -150,7 +151,7 @@ def test_a_validation_loss_that_is_not_finite_stops_before_anything_is_saved(tmp
             raise AssertionError("the epoch was finished")
 
     with pytest.raises(NonFiniteLossError, match="validation loss is not finite in epoch 1, step 3:"):
-        trainer(tmp_path, callbacks=[Break()]).fit(LitMiniVGG(), batches(), batches())
+        trainer(tmp_path, callbacks=[Break(), StopOnNonFinite()]).fit(LitMiniVGG(), batches(), batches())
 
 
 def test_sums_are_float32_on_the_batches_device_however_the_module_was_made(tmp_path):

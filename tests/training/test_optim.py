@@ -94,9 +94,7 @@ def test_its_state_goes_on_where_it_was_saved():
 def test_muon_takes_the_hidden_kernels_and_adamw_everything_else():
     module = LitMiniVGG(optimizer="muon", nesterov=True)
     names = {id(p): name for name, p in module.net.named_parameters()}
-    groups = [
-        [names[id(p)] for p in group["params"]] for group in make_optimizer(module.net, module.hparams).param_groups
-    ]
+    groups = [[names[id(p)] for p in group["params"]] for group in make_optimizer(module, module.hparams).param_groups]
     assert groups[0] == [f"block{b}.conv{c}.weight" for b in (1, 2) for c in (1, 2)] + ["dense.weight"]
     assert sorted(groups[0] + groups[1]) == sorted(names.values())
 
@@ -112,7 +110,7 @@ def test_the_triangle_peaks_after_the_warm_up_and_ends_above_zero():
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_a_triangle_of_very_few_updates_still_trains(total):
     module = LitMiniVGG(schedule="triangular", warmup=0.9)
-    optimizer = make_optimizer(module.net, module.hparams)
+    optimizer = make_optimizer(module, module.hparams)
     schedule = make_schedule(optimizer, module.hparams, lambda: total)
     for _ in range(total):
         assert schedule.get_last_lr()[0] > 0
@@ -124,12 +122,14 @@ def test_a_triangle_of_very_few_updates_still_trains(total):
 def test_a_triangle_needs_an_end(total):
     module = LitMiniVGG(schedule="triangular")
     with pytest.raises(ValueError, match="give the Trainer max_steps"):
-        make_schedule(make_optimizer(module.net, module.hparams), module.hparams, lambda: total)
+        make_schedule(make_optimizer(module, module.hparams), module.hparams, lambda: total)
 
 
-def test_the_classifier_may_have_a_rate_of_its_own_and_what_is_frozen_has_none():
+def test_the_classifier_may_have_a_rate_of_its_own_and_what_is_frozen_can_be_left_out():
     module = LitMiniVGG(dense_units=8, lr=0.001, classifier_lr=0.1, freeze=["block1"])
-    body, classifier = make_optimizer(module.net, module.hparams).param_groups
+    body, classifier = make_optimizer(module, module.hparams).param_groups
     assert (body["lr"], classifier["lr"]) == (0.001, 0.1)
     assert {id(p) for p in classifier["params"]} == {id(p) for p in module.net.classifier.parameters()}
-    assert len(body["params"]) == 12
+    assert len(body["params"]) == 20
+    left_out, _ = make_optimizer(module, module.hparams, leaves_out_frozen=True).param_groups
+    assert len(left_out["params"]) == 12

@@ -1,0 +1,58 @@
+"""The end of a training whose loss or weights are NaN or infinite."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from minivgg_pl.errors import NonFiniteLossError
+from minivgg_pl.training.callbacks import EpochCallback
+from minivgg_pl.training.metrics import ends_epoch
+
+# Reading the loss waits for the GPU, and several devices wait for each other: look for NaN this often (batches).
+FINITE_CHECK_INTERVAL = 50
+
+
+def all_finite(tensors: Iterable[Tensor], strategy: Strategy) -> bool:
+    """Return whether all values of `tensors` are finite on all devices; every device must ask."""
+    device = strategy.root_device
+    is_finite = torch.stack([torch.ones((), dtype=torch.bool, device=device), *(x.isfinite().all() for x in tensors)])
+    return bool(strategy.reduce(is_finite.all().float(), reduce_op="min"))
+
+
+def has_finite_weights(module: LightningModule) -> bool:
+    """Return whether every device's weights, and the running statistics of batch norm, are finite."""
+    statistics = (buffer for name, buffer in module.named_buffers() if "running" in name)
+    return all_finite([*module.parameters(), *statistics], module.trainer.strategy)
+
+
+class StopOnNonFinite(EpochCallback):
+    """Stops a fit, of any module, whose training loss, `val_loss` or weights are not finite.
+
+    It looks at the loss of each batch, on a GPU or several devices of every 50th, and at the weights as epochs end.
+
+    Raises:
+        NonFiniteLossError: From the Trainer, before the epoch's checkpoint is saved.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        is_last = ends_epoch(trainer)
+        is_cheap = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
+        if not (is_last or is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0):
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        losses = [loss] if isinstance(loss, Tensor) else []
+        if not all_finite(losses, trainer.strategy) or (is_last and not has_finite_weights(pl_module)):
+            raise NonFiniteLossError("training", trainer.current_epoch + 1, trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            losses = [value for name, value in trainer.callback_metrics.items() if name.startswith("val_loss")]
+            if not all_finite(losses, trainer.strategy):
+                raise NonFiniteLossError("validation", trainer.current_epoch + 1, trainer.global_step)

@@ -1,0 +1,52 @@
+"""What LitMiniVGG does between its steps, as a callback, so that a subclass may override any hook without `super()`."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from minivgg_pl.models.minivgg import MiniVGG
+from minivgg_pl.runs.checkpoint import EPOCH_SO_FAR
+from minivgg_pl.training.batch_norm import average_over_devices, first_images, measure_statistics
+from minivgg_pl.training.callbacks import EpochCallback
+from minivgg_pl.training.metrics import ends_epoch
+
+
+class ModuleHooks(EpochCallback):
+    """Loads the initial weights, measures batch norm's statistics, and keeps an unfinished epoch's sums in checkpoints.
+
+    `LitMiniVGG.configure_callbacks` returns it. It has no state of its own.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.load_initial_weights(getattr(trainer.datamodule, "class_names", None))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Behind the epoch's last update, and before its validation.
+        if (least := pl_module.hparams.batch_norm_images) and ends_epoch(trainer):
+            with trainer.precision_plugin.forward_context():
+                measure_statistics(pl_module, first_images(trainer.train_dataloader, least, batch_idx + 1))
+            average_over_devices(pl_module, trainer.strategy)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Inside an epoch: its sums so far, `(devices, 3)`.
+        metrics, sums = pl_module.epoch_metrics["train"], None
+        if not (metrics.is_empty or ends_epoch(trainer)):
+            sums = pl_module.all_gather(metrics.sums()).reshape(-1, 3)
+        checkpoint[EPOCH_SO_FAR] = {"sums": sums}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        sums = checkpoint.get(EPOCH_SO_FAR, {}).get("sums")
+        # A run on more devices than before goes on at an epoch's start, without sums.
+        if sums is not None and trainer.global_rank < len(sums):
+            pl_module.epoch_metrics["train"].restore(sums[trainer.global_rank])
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: Any) -> None:
+        # `make_optimizer` has changed the order of the kernels in memory.
+        for module in pl_module.modules():
+            if isinstance(module, MiniVGG):
+                module.to(memory_format=torch.contiguous_format)
+
+    on_exception = teardown
