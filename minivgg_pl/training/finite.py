@@ -19,9 +19,8 @@ FINITE_CHECK_INTERVAL = 50
 
 def all_finite(tensors: Iterable[Tensor], strategy: Strategy) -> bool:
     """Return whether all values of `tensors` are finite on all devices; every device must ask."""
-    device = strategy.root_device
-    is_finite = torch.stack([torch.ones((), dtype=torch.bool, device=device), *(x.isfinite().all() for x in tensors)])
-    return bool(strategy.reduce(is_finite.all().float(), reduce_op="min"))
+    is_finite = float(all(tensor.isfinite().all() for tensor in tensors))
+    return bool(strategy.reduce(torch.tensor(is_finite, device=strategy.root_device), reduce_op="min"))
 
 
 def has_finite_weights(module: LightningModule) -> bool:
@@ -42,17 +41,19 @@ class StopOnNonFinite(EpochCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        is_last = ends_epoch(trainer)
         is_cheap = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
-        if not (is_last or is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0):
-            return
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        losses = [loss] if isinstance(loss, Tensor) else []
-        if not all_finite(losses, trainer.strategy) or (is_last and not has_finite_weights(pl_module)):
-            raise NonFiniteLossError("training", trainer.current_epoch + 1, trainer.global_step)
+        if is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0 or ends_epoch(trainer):
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+            self._check(trainer, "training", [loss] if isinstance(loss, Tensor) else [])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            losses = [value for name, value in trainer.callback_metrics.items() if name.startswith("val_loss")]
-            if not all_finite(losses, trainer.strategy):
-                raise NonFiniteLossError("validation", trainer.current_epoch + 1, trainer.global_step)
+            metrics = trainer.callback_metrics.items()
+            self._check(trainer, "validation", [value for name, value in metrics if name.startswith("val_loss")])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer, "training", pl_module.parameters())
+
+    def _check(self, trainer: Trainer, stage: str, tensors: Iterable[Tensor]) -> None:
+        if not all_finite(tensors, trainer.strategy):
+            raise NonFiniteLossError(stage, trainer.current_epoch + 1, trainer.global_step)

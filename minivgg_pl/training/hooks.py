@@ -21,11 +21,15 @@ class ModuleHooks(EpochCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.load_initial_weights(getattr(trainer.datamodule, "class_names", None))
 
-    def on_train_batch_end(
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.on_train_batch_end = self._measure_statistics if pl_module.hparams.batch_norm_images else None
+
+    def _measure_statistics(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Behind the epoch's last update, and before its validation.
-        if (least := pl_module.hparams.batch_norm_images) and ends_epoch(trainer):
+        if ends_epoch(trainer):
+            least = pl_module.hparams.batch_norm_images
             with trainer.precision_plugin.forward_context():
                 measure_statistics(pl_module, first_images(trainer.train_dataloader, least, batch_idx + 1))
             average_over_devices(pl_module, trainer.strategy)
@@ -34,7 +38,7 @@ class ModuleHooks(EpochCallback):
         # Inside an epoch: its sums so far, `(devices, 3)`.
         metrics, sums = pl_module.epoch_metrics["train"], None
         if not (metrics.is_empty or ends_epoch(trainer)):
-            sums = pl_module.all_gather(metrics.sums()).reshape(-1, 3)
+            sums = pl_module.all_gather(metrics.sums).reshape(-1, 3)
         checkpoint[EPOCH_SO_FAR] = {"sums": sums}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from minivgg_pl.errors import InputError
 
@@ -49,68 +50,70 @@ def as_probabilities(targets: Tensor, logits: Tensor, is_first: bool) -> Tensor:
 
 
 class EpochMean(Metric):
-    """The mean of a number over the images of an epoch and over all devices, read once, so that no step waits for it.
+    """Mean loss or accuracy of an EpochMetrics over all devices, for `self.log`.
 
-    Attributes:
-        sums: `(2,)` float32 on the device of the batches: the sum of the number, and images.
+    Args:
+        metrics: Holds the sums.
+        row: The sum that is divided by the number of images.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        # Always float32, whatever the network's type: bfloat16 cannot count to 10,000.
-        self.add_state("sums", torch.zeros(2, dtype=torch.float32, device="cpu"), dist_reduce_fx="sum")
+    def __init__(self, metrics: "EpochMetrics", row: int) -> None:
+        super().__init__(sync_on_compute=False)
+        self.metrics, self.row = metrics, row
 
-    def update(self, total: Tensor, size: int) -> None:
-        """Add a batch: the sum `()` float32 of the number over its `size` images."""
-        if self.device != total.device:
-            self.to(total.device)
-        # Not in place: what a validation's inference mode makes could not be changed outside of it.
-        self.sums = self.sums + torch.stack((total, torch.full_like(total, size)))
+    def update(self) -> None:
+        """Do nothing: torchmetrics warns of a `compute` without it."""
 
     def compute(self) -> Tensor:
-        """Return the mean `()`."""
-        return self.sums[0] / self.sums[1]
+        """Return the mean `()` over the epoch so far; all devices must ask."""
+        sums = self.metrics.sums
+        if torch.distributed.is_initialized():
+            sums = torch.stack(gather_all_tensors(sums)).sum(dim=0)
+        return sums[self.row] / sums[2]
+
+    def reset(self) -> None:
+        """Start an epoch; Lightning calls it as one ends."""
+        super().reset()
+        self.metrics.reset()
 
 
 class EpochMetrics:
-    """Loss and accuracy of an epoch.
+    """Loss and accuracy of an epoch, summed on the device and read once, so that no step waits for it.
+
+    torchmetrics' MeanMetric, twice, would cost a tenth of Lightning's loop.
 
     Attributes:
-        loss: Mean loss.
-        acc: Accuracy in [0, 1].
+        sums: `(3,)` float32 on the device of the batches: loss, hits, images.
+        is_empty: Whether no batch was added since the last reset or `restore`.
+        loss: The mean loss, to be logged.
+        acc: The accuracy in [0, 1], to be logged.
     """
 
     def __init__(self) -> None:
-        self.loss, self.acc = EpochMean(), EpochMean()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no batch was added since the last reset or `restore`."""
-        return not self.loss.update_called
+        self.reset()
+        self.loss, self.acc = EpochMean(self, 0), EpochMean(self, 1)
 
     def reset(self) -> None:
-        """Start an epoch; Lightning resets what it logged by itself, but not after an exception."""
-        self.loss.reset()
-        self.acc.reset()
-
-    def sums(self) -> Tensor:
-        """Return `(3,)` float32: the sums of loss and hits, and images."""
-        return torch.cat((self.loss.sums[:1], self.acc.sums))
+        """Start an epoch."""
+        # Always float32, whatever the network's type: bfloat16 cannot count to 10,000.
+        self.sums = torch.zeros(3, dtype=torch.float32, device="cpu")
+        self.is_empty = True
 
     def restore(self, sums: Tensor) -> None:
-        """Go on from the `sums()` of an epoch's first batches."""
+        """Go on from the sums `(3,)` of an epoch's first batches."""
         # Checkpoints of earlier versions hold a fourth sum.
-        loss, hits, images = sums[:3]
-        self.loss.sums, self.acc.sums = torch.stack((loss, images)), torch.stack((hits, images))
+        self.sums = sums[:3]
 
     def update(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: its mean loss `()`, logits `(B, C)` and class probabilities `(B, C)`."""
-        size = len(targets)
+        loss = loss.detach().float()
         hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
-        self.loss.update(loss.detach().float() * size, size)
-        self.acc.update(hits.float(), size)
+        size = torch.full_like(loss, len(targets))
+        # Not in place: what a validation's inference mode makes could not be changed outside of it.
+        self.sums = self.sums.to(loss.device) + torch.stack((loss * size, hits.to(loss.dtype), size))
+        self.is_empty = False
 
     def so_far(self) -> dict[str, float]:
         """Return the means of this device's batches so far, `loss` and `acc`; it waits for a GPU."""
-        loss, hits, images = self.sums().tolist()
+        loss, hits, images = self.sums.tolist()
         return {"loss": loss / images, "acc": hits / images} if images else {}

@@ -215,6 +215,7 @@ class LitMiniVGG(LightningModule):
         if is_first:
             # Once an epoch: Lightning computes the means at its end.
             options = {"on_step": False, "on_epoch": True, "prog_bar": True, "metric_attribute": "epoch_metrics"}
-            self.log(f"{stage}_loss", metrics.loss, **options)
-            self.log(f"{stage}_acc", metrics.acc, **options)
+            for name, metric in (("loss", metrics.loss), ("acc", metrics.acc)):
+                metric.update()
+                self.log(f"{stage}_{name}", metric, **options)
         return loss, logits, targets

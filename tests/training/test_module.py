@@ -53,7 +53,7 @@ def test_the_loss_is_the_mean_over_dropout_samples():
     torch.manual_seed(1)
     losses = [functional.cross_entropy(part, targets) for part in module(images).split(4)]
     torch.testing.assert_close(loss, sum(losses) / 3)
-    assert module.epoch_metrics["train"].sums()[2] == 12
+    assert module.epoch_metrics["train"].sums[2] == 12
 
 
 def test_validation_metrics_are_means_over_images_not_over_batches(tmp_path):
@@ -88,7 +88,7 @@ def test_a_second_epoch_starts_its_means_anew(tmp_path):
 
     class Keep(Callback):
         def on_validation_epoch_end(self, trainer, module):
-            losses.append(module.epoch_metrics["val"].sums()[2].item())
+            losses.append(module.epoch_metrics["val"].sums[2].item())
 
     trainer(tmp_path, max_epochs=2, callbacks=[Keep()]).fit(module, batches(), batches())
     assert losses == [20, 20]
