@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from minivgg_pl.models.minivgg import MiniVGG
     from minivgg_pl.runs.folder import history
     from minivgg_pl.training.module import LitMiniVGG
+    from minivgg_pl.training.progress import EpochProgressBar
 
 __version__ = "0.1.0"
 _MODULES = {
     "CIFAR10DataModule": "data.cifar10",
+    "EpochProgressBar": "training.progress",
     "ImageDataModule": "data.base",
     "ImageDataset": "data.loader",
     "ImageFolderDataModule": "data.image_folder",

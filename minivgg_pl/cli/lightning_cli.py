@@ -9,7 +9,6 @@ import yaml
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -29,6 +28,7 @@ from minivgg_pl.training import checkpointing as saving
 from minivgg_pl.training.finite import StopOnNonFinite
 from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import LitMiniVGG
+from minivgg_pl.training.progress import EpochProgressBar, ProgressLines
 from minivgg_pl.training.signals import DistributedSigterm
 from minivgg_pl.weights.load import TrainedNetwork, load_trained
 
@@ -166,7 +166,9 @@ class MiniVGGCLI(LightningCLI):
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [StopOnNonFinite(), saving.RandomState(), DistributedSigterm()]
         if _shows_bar(config) and not _has_own_bar(config):
-            chosen.append(TQDMProgressBar(refresh_rate=callbacks.bar_refresh_rate()))
+            chosen.append(EpochProgressBar())
+        elif config.trainer.enable_progress_bar is None and not _has_own_bar(config):
+            chosen.append(ProgressLines())
         if config.trainer.fast_dev_run:
             return chosen
         chosen.append(self.recorder)

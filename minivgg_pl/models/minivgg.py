@@ -139,6 +139,16 @@ class MiniVGG(nn.Module):
         trained.net.class_names = trained.class_names
         return trained.net
 
+    @property
+    def backbone(self) -> nn.Sequential:
+        """All layers before the classifier, without the normalization."""
+        return nn.Sequential(OrderedDict((name, part) for name, part in self.named_children() if name != "classifier"))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The classifier."""
+        return self.classifier
+
     def freeze(self, *parts: str) -> None:
         """Keep `parts` as they are in training, and train all others.
 

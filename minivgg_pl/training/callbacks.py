@@ -33,11 +33,6 @@ class EpochCallback(Callback):
     on_before_zero_grad = on_before_backward = on_after_backward = None
 
 
-def bar_refresh_rate() -> int:
-    """Return the number of batches between two updates of the bar; on a GPU, each makes the host wait for it."""
-    return 50 if torch.cuda.is_available() else 5
-
-
 def num_train_images(trainer: Trainer) -> int:
     """Return how many images the epoch's batches so far hold, on all devices together."""
     num_batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready

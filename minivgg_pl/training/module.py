@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from minivgg_pl.evaluation.metrics import class_metrics
@@ -24,9 +23,13 @@ class LitMiniVGG(LightningModule):
     """A mini VGG and its training; the defaults are the article's: SGD, and a rate that falls every batch.
 
     Batches are `(images, targets)`: images `(N, C, H, W)` float in [0, 1], 3x32x32 by default, targets
-    `(N, num_classes)` float class probabilities, one-hot in this package's data modules. Logs train_loss, train_acc,
-    val_loss, val_acc, test_loss and test_acc once an epoch; the train columns are averages over the epoch with dropout
-    on, as Keras prints them.
+    class indices `(N,)` of any integer type, or `(N, num_classes)` one-hot of any type or probabilities. Logs
+    train_loss, train_acc, val_loss, val_acc, test_loss and test_acc once an epoch; the train columns are averages over
+    the epoch with dropout on, as Keras prints them. With a logger, also train_loss_step every `log_every_n_steps`
+    batches.
+
+    A subclass may replace `self.net`, and override `forward`, `compute_loss`, the steps, and all hooks but
+    `configure_callbacks` without `super()`.
 
     Args:
         variant: Which of the article's two networks: `classic` or `wide`.
@@ -49,6 +52,8 @@ class LitMiniVGG(LightningModule):
         warmup: With `triangular`: share of all updates before the peak, in [0, 1).
         label_smoothing: Share of a target that is spread over all classes while training, in [0, 1). Validation and
             test losses are never smoothed.
+        class_weights: A weight of at least 0 for each class, by which its images count in the training loss, as Keras'
+            `class_weight`: the loss is the mean over images, not over weights. Default: all alike.
         dropout_samples: Number of dropout masks for each image in a training step, from the last block's dropout on;
             the loss is the mean over them (see `MiniVGG.dropout_samples`). Default: 1.
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
@@ -86,6 +91,7 @@ class LitMiniVGG(LightningModule):
         lr_decay: float = 0.01 / 40,
         warmup: float = 0.2,
         label_smoothing: float = 0.0,
+        class_weights: list[float] | None = None,
         dropout_samples: int = 1,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         init: Literal["glorot", "whitened"] = "glorot",
@@ -101,6 +107,8 @@ class LitMiniVGG(LightningModule):
         self.save_hyperparameters()
         check_hyperparameters(self.hparams)
         net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("_class_weights", weights, persistent=False)
         self.net = net
         self.net.dropout_samples = dropout_samples
         self.net.freeze(*([freeze] if isinstance(freeze, str) else freeze or ()))
@@ -121,6 +129,21 @@ class LitMiniVGG(LightningModule):
         """Return the callback that does what this module needs between its steps; a subclass adds its own to it."""
         # Once, or Lightning would tell at each test that it replaces the one of the fit.
         return [] if any(isinstance(callback, ModuleHooks) for callback in self.trainer.callbacks) else [ModuleHooks()]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The layers before the classifier, for BackboneFinetuning: those of `self.net`, or what a subclass sets."""
+        return self._part("backbone")
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier: that of `self.net`, or what a subclass sets."""
+        return self._part("head")
+
+    def _part(self, name: str) -> nn.Module:
+        # A module that is set comes after the property of that name.
+        own = dict(self.named_children())
+        return own[name] if name in own else getattr(self.net, name)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load weights, see `torch.nn.Module.load_state_dict`; a fit then leaves out `init_from`."""
@@ -155,7 +178,9 @@ class LitMiniVGG(LightningModule):
         """
         if not self.training:
             return functional.cross_entropy(logits, targets)
-        return functional.cross_entropy(logits, targets, label_smoothing=self.hparams.label_smoothing)
+        # With probabilities as targets, torch divides by the number of images and not by the sum of the weights.
+        weight, smoothing = self._class_weights, self.hparams.label_smoothing
+        return functional.cross_entropy(logits, targets, weight, label_smoothing=smoothing)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean loss `()`."""
@@ -188,12 +213,10 @@ class LitMiniVGG(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer and its schedule, which is stepped after every update."""
         try:
-            clips, callbacks = bool(self.trainer.gradient_clip_val), self.trainer.callbacks
-        except RuntimeError:  # there is no Trainer
-            clips, callbacks = False, []
-        # Such a callback adds the parameters that it unfreezes, with a rate of their own.
-        finetunes = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
-        optimizer = make_optimizer(self, self.hparams, clips, leaves_out_frozen=finetunes)
+            trainer = self.trainer
+        except RuntimeError:  # there is none
+            trainer = None
+        optimizer = make_optimizer(self, self.hparams, trainer)
         schedule = make_schedule(optimizer, self.hparams, lambda: self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -27,6 +29,8 @@ def check_hyperparameters(hparams: Any) -> None:
     """
     is_sgd = hparams.optimizer == "sgd"
     rates = [name for name in ("lr", "adamw_lr", "classifier_lr") if hparams[name] is not None]
+    weights = hparams.class_weights
+    fit = weights and len(weights) == hparams.num_classes and all(0 <= weight < math.inf for weight in weights)
     checks = (
         ("optimizer", hparams.optimizer in ("sgd", "muon"), "choose sgd or muon"),
         ("schedule", hparams.schedule in ("decay", "triangular"), "choose decay or triangular"),
@@ -35,6 +39,7 @@ def check_hyperparameters(hparams: Any) -> None:
         ("nesterov", hparams.momentum > 0 or not (is_sgd and hparams.nesterov), "give a momentum above 0, or false"),
         ("lr_decay", hparams.lr_decay >= 0, "give 0 or more"),
         ("dropout_samples", hparams.dropout_samples >= 1, "give 1 (one mask an image) or more, such as 8"),
+        ("class_weights", weights is None or fit, f"give {hparams.num_classes} finite numbers of 0 or more"),
         ("batch_norm_images", hparams.batch_norm_images >= 0, "give 0 (as Keras) or more, such as 5000"),
     )
     for name, is_valid, advice in checks:
@@ -42,24 +47,27 @@ def check_hyperparameters(hparams: Any) -> None:
             raise ValueError(f"{name} is {hparams[name]!r}: {advice}")
 
 
-def make_optimizer(
-    module: nn.Module, hparams: Any, clips_gradients: bool = False, leaves_out_frozen: bool = False
-) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = None) -> torch.optim.Optimizer:
     """Return the optimizer that `hparams`, those of LitMiniVGG, describe, of all parameters of `module`.
 
-    Frozen ones are among them, to be trained once they are unfrozen, unless it `leaves_out_frozen`. The kernels of each
-    MiniVGG in `module` become channels_last in memory, which is faster; their values stay.
+    Frozen ones are among them, to be trained once they are unfrozen. Not so if `trainer` has a BaseFinetuning callback,
+    which adds what it unfreezes, with a rate of its own.
 
-    On a CPU, SGD is `fused`: it reads the weights once and not four times. Not so with `clips_gradients`, because
+    The kernels of each MiniVGG in `module` become channels_last in memory, which is faster; their values stay. Not so
+    with ModelPruning, which views them as vectors.
+
+    On a CPU, SGD is `fused`: it reads the weights once and not four times. Not so if `trainer` clips gradients, because
     Lightning does not clip for fused optimizers under mixed precision.
 
     PyTorch's SGD keeps the rate outside the momentum buffer, Keras' inside. With the article's decay they differ only
     by the rate's change within the momentum's memory of about ten batches: 0.025 % a batch.
     """
+    callbacks = trainer.callbacks if trainer else []
+    is_pruned, is_tuned = (any(isinstance(c, kind) for c in callbacks) for kind in (ModelPruning, BaseFinetuning))
     for part in module.modules():
-        if isinstance(part, MiniVGG):
+        if isinstance(part, MiniVGG) and not is_pruned:
             part.to(memory_format=torch.channels_last)
-    parameters = [(n, p) for n, p in module.named_parameters() if p.requires_grad or not leaves_out_frozen]
+    parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad or not is_tuned]
     body = [(name, p) for name, p in parameters if not name.removeprefix("net.").startswith("classifier.")]
     classifier = [p for name, p in parameters if name.removeprefix("net.").startswith("classifier.")]
     if hparams.optimizer == "muon":
@@ -70,6 +78,7 @@ def make_optimizer(
     if hparams.classifier_lr is None:
         groups = [{"params": [p for _, p in parameters], "lr": hparams.lr}]
     # With None torch chooses: on a GPU, all weights at once.
+    clips_gradients = trainer and trainer.gradient_clip_val
     fused = True if not clips_gradients and parameters[0][1].device.type == "cpu" else None
     optimizer = torch.optim.SGD(groups, momentum=hparams.momentum, nesterov=hparams.nesterov, fused=fused)
     if fused and hparams.momentum:
@@ -158,6 +167,14 @@ class MuonAdamW(torch.optim.Optimizer):
         """Let AdamW work on this optimizer's groups and state, so that schedules and checkpoints see one optimizer."""
         self._adamw = torch.optim.AdamW(self.param_groups[1:])
         self._adamw.state = self.state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; one that comes later than the first two is AdamW's."""
+        adamw = self.param_groups[1] if len(self.param_groups) > 1 else {}
+        options = {name: value for name, value in adamw.items() if name != "params"}
+        super().add_param_group(options | param_group)
+        if options:
+            self._share_with_adamw()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # load_state_dict calls it last, after it has replaced the groups and the state.

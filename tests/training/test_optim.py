@@ -125,11 +125,9 @@ def test_a_triangle_needs_an_end(total):
         make_schedule(make_optimizer(module, module.hparams), module.hparams, lambda: total)
 
 
-def test_the_classifier_may_have_a_rate_of_its_own_and_what_is_frozen_can_be_left_out():
+def test_the_classifier_may_have_a_rate_of_its_own_and_what_is_frozen_may_be_unfrozen():
     module = LitMiniVGG(dense_units=8, lr=0.001, classifier_lr=0.1, freeze=["block1"])
     body, classifier = make_optimizer(module, module.hparams).param_groups
     assert (body["lr"], classifier["lr"]) == (0.001, 0.1)
     assert {id(p) for p in classifier["params"]} == {id(p) for p in module.net.classifier.parameters()}
     assert len(body["params"]) == 20
-    left_out, _ = make_optimizer(module, module.hparams, leaves_out_frozen=True).param_groups
-    assert len(left_out["params"]) == 12
