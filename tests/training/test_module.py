@@ -1,8 +1,11 @@
 """The system around the network: loss, metrics, optimizer and schedule in a real Trainer."""
 
+import contextlib
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -152,6 +155,27 @@ def test_a_validation_loss_that_is_not_finite_stops_before_anything_is_saved(tmp
 
     with pytest.raises(NonFiniteLossError, match="validation loss is not finite in epoch 1, step 3:"):
         trainer(tmp_path, callbacks=[Break(), StopOnNonFinite()]).fit(LitMiniVGG(), batches(), batches())
+
+
+class Foreign(BoringModel):
+    """A module that is not ours, whose parameters or loss become NaN."""
+
+    def __init__(self, breaks, automatic):
+        super().__init__()
+        self.breaks, self.automatic_optimization = breaks, automatic
+
+    def training_step(self, batch, batch_idx):
+        if self.breaks == "weights":
+            self.layer.weight.data.fill_(float("nan"))
+        loss = super().training_step(batch, batch_idx)["loss"]
+        return loss * float("nan") if self.breaks == "loss" else loss if self.automatic_optimization else None
+
+
+@pytest.mark.parametrize(("breaks", "automatic"), [("loss", True), ("weights", True), ("weights", False), ("", False)])
+def test_a_foreign_module_is_stopped_too(breaks, automatic, tmp_path):
+    fit = trainer(tmp_path, callbacks=[StopOnNonFinite()], limit_train_batches=3, limit_val_batches=0)
+    with pytest.raises(NonFiniteLossError, match="training loss is not fin") if breaks else contextlib.nullcontext():
+        fit.fit(Foreign(breaks, automatic))
 
 
 def test_sums_are_float32_on_the_batches_device_however_the_module_was_made(tmp_path):
