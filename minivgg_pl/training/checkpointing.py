@@ -18,7 +18,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder, write_atomically
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training.callbacks import EpochCallback, RunRecorder
-from minivgg_pl.training.finite import has_finite_weights
+from minivgg_pl.training.finite import all_finite
 from minivgg_pl.training.metrics import ends_epoch, stops_early
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.optim import make_optimizer
@@ -109,7 +109,7 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
         is_due = has_updated and trainer.global_step % self.every == 0
         # An epoch's last batch is saved in on_train_epoch_end, behind the validation. NaN must not replace good
         # weights.
-        if is_due and not ends_epoch(trainer) and has_finite_weights(pl_module):
+        if is_due and not ends_epoch(trainer) and all_finite(pl_module.parameters(), trainer.strategy):
             trainer.save_checkpoint(Path(self.dirpath, f"{self.filename}.ckpt"), weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -207,8 +207,8 @@ def _fits(content: dict[str, Any], module: LitMiniVGG) -> bool:
     weights, own = content["state_dict"], module.state_dict()
     if weights.keys() != own.keys() or any(own[name].shape != value.shape for name, value in weights.items()):
         return False
-    if "configure_optimizers" in vars(module):
-        # LightningCLI puts the optimizer of `--optimizer` there, whose state may have any layout.
+    if module.configure_optimizers.__func__ is not LitMiniVGG.configure_optimizers:
+        # The optimizer of `--optimizer`, which LightningCLI puts there, or of a subclass; its state has any layout.
         return True
     optimizer = make_optimizer(module, module.hparams)
     optimizer.load_state_dict(content["optimizer_states"][0])

@@ -23,12 +23,6 @@ def all_finite(tensors: Iterable[Tensor], strategy: Strategy) -> bool:
     return bool(strategy.reduce(torch.tensor(is_finite, device=strategy.root_device), reduce_op="min"))
 
 
-def has_finite_weights(module: LightningModule) -> bool:
-    """Return whether every device's weights, and the running statistics of batch norm, are finite."""
-    statistics = (buffer for name, buffer in module.named_buffers() if "running" in name)
-    return all_finite([*module.parameters(), *statistics], module.trainer.strategy)
-
-
 class StopOnNonFinite(EpochCallback):
     """Stops a fit, of any module, whose training loss, `val_loss` or weights are not finite.
 

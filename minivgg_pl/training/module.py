@@ -107,14 +107,14 @@ class LitMiniVGG(LightningModule):
         self.save_hyperparameters()
         check_hyperparameters(self.hparams)
         net = MiniVGG(variant, num_classes, dense_units, mean, std, batch_norm_momentum, init, image_size, in_channels)
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("_class_weights", weights, persistent=False)
         self.net = net
         self.net.dropout_samples = dropout_samples
         self.net.freeze(*([freeze] if isinstance(freeze, str) else freeze or ()))
         if not any(parameter.requires_grad for parameter in self.net.parameters()):
             raise ValueError("freeze leaves nothing to train: leave a part out of it")
         self.example_input_array = torch.zeros(2, *net.image_shape)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("_class_weights", weights, persistent=False)
         # By stage, and for further data loaders by stage and number, such as `val/1`.
         self.epoch_metrics: defaultdict[str, EpochMetrics] = defaultdict(EpochMetrics)
         self._has_initial_weights = False
@@ -205,7 +205,7 @@ class LitMiniVGG(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.class_report = {name: value.cpu() for name, value in self.class_metrics.compute().items()}
 
-    def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return class probabilities `(N, num_classes)` for `(images, targets)` or for images alone."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         return self(images).softmax(dim=1)

@@ -261,6 +261,19 @@ def test_every_optimizers_own_state_is_taken(options):
     check_training_state(content, module, "--resume x")
 
 
+def test_a_subclass_may_have_an_optimizer_of_its_own():
+    class Own(LitMiniVGG):
+        def configure_optimizers(self):
+            return {"optimizer": torch.optim.Adam(self.parameters())}
+
+    module = Own(dense_units=4)
+    optimizer = module.configure_optimizers()["optimizer"]
+    module(torch.rand(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    content = {"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    check_training_state(content, module, "--resume x")
+
+
 def test_a_refused_checkpoint_leaves_the_run_as_it_was(copied_run, train_here, capfd):
     content = checkpoint(copied_run)
     content["optimizer_states"] = [{}]
