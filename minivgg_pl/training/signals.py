@@ -43,6 +43,8 @@ class DistributedSigterm(EpochCallback):
         if trainer.world_size > 1:
             # Lightning restores the earlier handler when it is done.
             signal.signal(signal.SIGTERM, self._notice)
+        else:
+            self.on_train_batch_start = None
 
     # More than once, because Lightning installs its own after `setup`.
     setup = on_train_start = on_test_start = _listen
