@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from minivgg_pl.evaluation.inference import class_probabilities
     from minivgg_pl.models.minivgg import MiniVGG
     from minivgg_pl.runs.folder import history
+    from minivgg_pl.training.history import plot_history
     from minivgg_pl.training.module import LitMiniVGG
     from minivgg_pl.training.progress import EpochProgressBar
+    from minivgg_pl.training.run_folder import RunFolder
 
 __version__ = "0.1.0"
 _MODULES = {
@@ -29,9 +31,11 @@ _MODULES = {
     "ImageFolderDataModule": "data.image_folder",
     "LitMiniVGG": "training.module",
     "MiniVGG": "models.minivgg",
+    "RunFolder": "training.run_folder",
     "TorchvisionDataModule": "data.torchvision_datasets",
     "class_probabilities": "evaluation.inference",
     "history": "runs.folder",
+    "plot_history": "training.history",
     "read_image": "data.images",
 }
 __all__ = list(_MODULES)

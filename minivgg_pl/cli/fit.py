@@ -2,10 +2,8 @@
 
 import logging
 import signal
-import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -18,11 +16,10 @@ from minivgg_pl.cli.parser import shortened
 from minivgg_pl.cli.resume import ResumePoint, find_resume_point
 from minivgg_pl.errors import InputError, NonFiniteLossError
 from minivgg_pl.runs import folder as runs
-from minivgg_pl.runs.environment import describe_environment
-from minivgg_pl.training import callbacks
 from minivgg_pl.training.hardware import keep_freed_memory
+from minivgg_pl.training.run_folder import RunFolder
 from minivgg_pl.training.signals import end_at_once, end_other_processes
-from minivgg_pl.training.summary import summarize, summary_table
+from minivgg_pl.training.summary import summary_table
 
 
 def train(argv: list[str], resume_path: str | None = None) -> int:
@@ -58,10 +55,7 @@ def _train(argv: list[str], resume_path: str | None) -> int:
     if resume and resume.is_finished(cli.trainer.max_epochs):
         print(f"{resume_path} already has its {resume.epoch} epochs. To go on: --epochs {resume.epoch * 2}")
         return 0
-    try:
-        return _fit_and_test(cli, resume)
-    finally:
-        cli.recorder.unlock()
+    return _fit_and_test(cli, resume)
 
 
 def _quiet_known_noise() -> None:
@@ -90,9 +84,6 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
-    start = time.perf_counter()
-    # Now, because the files of this code may have changed when the run ends.
-    environment = describe_environment(cli.trainer.strategy.root_device)
     if cli.lacks_bf16:
         rank_zero_info("Training in float32: this device does not compute bfloat16 natively.")
     if cli.config.compile:
@@ -100,8 +91,9 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         cli.model.net.compile()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
-        tested = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-        _finish(cli, tested[0] if tested else {}, environment, start)
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        if cli.run_folder.summary:
+            print(summary_table(cli.run_folder.summary))
     except (MisconfigurationException, ValueError) as error:
         # Lightning knows the number of batches, and so the longest val_check_interval, only now. Another ValueError is
         # no option's fault.
@@ -109,7 +101,7 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
             raise
         raise InputError(f"--trainer: {error}") from error
     except NonFiniteLossError as error:
-        kept = (cli.recorder.folder or Path()) / runs.LAST_CHECKPOINT
+        kept = (cli.run_folder.folder or Path()) / runs.LAST_CHECKPOINT
         advice = f"The last good weights: {kept}" if kept.exists() else "No epoch was finished"
         return _stop(cli, str(error), EXIT_FAILED, advice)
     except RuntimeError as error:
@@ -126,21 +118,6 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     return 0
 
 
-def _finish(cli: MiniVGGCLI, results: dict[str, float], environment: dict[str, Any], start: float) -> None:
-    """Write summary.json and print the table; `results` are the test's, empty with --trainer.limit_test_batches 0."""
-    if cli.recorder.folder is None or not cli.trainer.is_global_zero:
-        return
-    summary = summarize(cli.trainer, cli.model, cli.recorder, results)
-    summary |= {
-        "recipe": cli.recipe(),
-        "seed": cli.config.seed_everything,
-        "environment": environment,
-        "wall_seconds_of_this_start": time.perf_counter() - start,
-    }
-    runs.write_json(cli.recorder.folder / runs.SUMMARY, summary)
-    print(summary_table(summary))
-
-
 def _stop(cli: MiniVGGCLI, reason: str, code: int, advice: str | None = None) -> int:
     """Report in one process what ended all of them, with advice (default: how to go on); return the exit code."""
     # A second signal changes nothing.
@@ -149,12 +126,12 @@ def _stop(cli: MiniVGGCLI, reason: str, code: int, advice: str | None = None) ->
     if not cli.trainer.is_global_zero:
         return 0
     end_other_processes(cli.trainer)
-    return fail(f"{reason}. {advice or _how_to_continue(cli.recorder)}", code)
+    return fail(f"{reason}. {advice or _how_to_continue(cli.run_folder)}", code)
 
 
-def _how_to_continue(recorder: callbacks.RunRecorder) -> str:
-    if recorder.folder is None:
+def _how_to_continue(run: RunFolder) -> str:
+    if run.folder is None:
         return "Nothing was trained yet"
-    if len(recorder.rows) > 1 and not (recorder.folder / runs.LAST_CHECKPOINT).exists():
+    if len(run.rows) > 1 and not (run.folder / runs.LAST_CHECKPOINT).exists():
         return "It kept no checkpoints to go on from"
-    return f"To go on: --resume {recorder.folder}"
+    return f"To go on: --resume {run.folder}"

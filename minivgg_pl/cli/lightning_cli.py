@@ -23,19 +23,18 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.plots.article import article_rows
 from minivgg_pl.runs import folder as runs
-from minivgg_pl.training import callbacks
 from minivgg_pl.training import checkpointing as saving
-from minivgg_pl.training.finite import StopOnNonFinite
 from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.progress import EpochProgressBar, ProgressLines
+from minivgg_pl.training.run_folder import RunFolder
 from minivgg_pl.training.signals import DistributedSigterm
 from minivgg_pl.weights.load import TrainedNetwork, load_trained
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
     "devices": 1,
-    # metrics.csv is written by RunRecorder; a logger given with --trainer.logger runs beside it.
+    # metrics.csv is written by RunFolder; a logger given with --trainer.logger runs beside it.
     "logger": False,
     # The first epoch's validation comes soon.
     "num_sanity_val_steps": 0,
@@ -58,7 +57,7 @@ class MiniVGGCLI(LightningCLI):
             LitMiniVGG,
             ImageDataModule,
             subclass_mode_data=True,
-            save_config_callback=None,  # RunRecorder writes config.yaml.
+            save_config_callback=None,  # RunFolder writes config.yaml.
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             parser_class=OneLineParser,
@@ -112,12 +111,14 @@ class MiniVGGCLI(LightningCLI):
         root = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
         base = root / f"{config.model.variant}{data.run_suffix}"
         runs.check_base(base)
-        title = f"mini VGG {config.model.variant} on {data.title}"
-        continued, rows = (self.resume.folder, self.resume.history()) if self.resume else (None, [])
-        reference = article_rows(config.model.variant) if config.curves.reference else None
-        curves = {"reference": reference, "val_label": data.val_label}
-        text = f"# Recipe: {self.recipe()}\n{self.parser.dump(config, skip_none=False)}"
-        self.recorder = callbacks.RunRecorder(base, title, text, curves, continued, rows)
+        self.run_folder = RunFolder(
+            root,
+            config=f"# Recipe: {self.recipe()}\n{self.parser.dump(config, skip_none=False)}",
+            reference=article_rows(config.model.variant) if config.curves.reference else None,
+            resume=self.resume.folder if self.resume else None,
+            every=config.checkpoint_every_n_steps,
+            notes={"recipe": self.recipe()},
+        )
         self.trainer_defaults["callbacks"] = self._callbacks(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -164,19 +165,11 @@ class MiniVGGCLI(LightningCLI):
         return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
 
     def _callbacks(self, config: Any) -> list[Callback]:
-        chosen: list[Callback] = [StopOnNonFinite(), saving.RandomState(), DistributedSigterm()]
+        chosen: list[Callback] = [self.run_folder, DistributedSigterm()]
         if _shows_bar(config) and not _has_own_bar(config):
             chosen.append(EpochProgressBar())
         elif config.trainer.enable_progress_bar is None and not _has_own_bar(config):
             chosen.append(ProgressLines())
-        if config.trainer.fast_dev_run:
-            return chosen
-        chosen.append(self.recorder)
-        if config.trainer.enable_checkpointing is not False:
-            # In this order: `last` keeps the state of `best`, which is then this epoch's.
-            chosen.append(saving.RunCheckpoint(self.recorder, "best", monitor="val_acc"))
-            every = config.checkpoint_every_n_steps
-            chosen.append(saving.RunCheckpoint(self.recorder, runs.LAST_CHECKPOINT.stem, every=every))
         return chosen
 
 

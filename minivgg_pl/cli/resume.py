@@ -49,11 +49,6 @@ class ResumePoint:
         """The state of the data module in the checkpoint."""
         return data_state(self.content)
 
-    def history(self) -> list[runs.Row]:
-        """Return the run's rows up to the checkpoint, without one that a kill left without its checkpoint."""
-        rows = runs.read_metrics(self.config.parent / runs.METRICS) if self.config else []
-        return [row for row in rows if row["epoch"] <= self.epoch]
-
     def arguments(self) -> list[str]:
         """Return the options so far as command-line arguments; the typed ones come after them."""
         if self.config is not None:
@@ -63,7 +58,9 @@ class ResumePoint:
     def is_finished(self, max_epochs: int | None) -> bool:
         """Return whether the run has its epochs, and its test too."""
         has_epochs = max_epochs is not None and 0 <= max_epochs <= self.epoch
-        return has_epochs and (self.folder is None or runs.read_summary(self.folder).get("epochs") == self.epoch)
+        summary = runs.read_summary(self.folder) if self.folder else {"epochs": self.epoch}
+        # A summary of an earlier version was written after the test alone.
+        return has_epochs and summary.get("epochs") == self.epoch and summary.get("tested_weights", "") is not None
 
     def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
@@ -114,6 +111,9 @@ def find_resume_point(path: Path) -> ResumePoint:
         raise InputError(f"{checkpoint}: it holds weights alone, and nothing that a training could go on from")
     folder = run_folder_of(checkpoint)
     config = runs.newest_config(folder) if folder else None
+    if config is not None:
+        # Now, before anything is written: RunFolder goes on with its rows.
+        runs.read_metrics(folder / runs.METRICS)
     is_last = config is not None and checkpoint.name == runs.LAST_CHECKPOINT.name
     return ResumePoint(
         checkpoint=checkpoint,

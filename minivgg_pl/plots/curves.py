@@ -23,16 +23,17 @@ NUM_TICKS = 6
 
 
 def draw_curves(
-    rows: Rows, path: str | Path, title: str, reference: Rows | None = None, val_label: str = "validation"
+    rows: Rows, path: str | Path | None, title: str, reference: Rows | None = None, val_label: str = "validation"
 ) -> Figure:
-    """Draw train and validation loss and accuracy in one chart, write it to `path` and return the figure.
+    """Draw train and validation loss and accuracy in one chart, and return the figure.
 
     Loss has the left axis, accuracy the right one. As PNG, the chart is 1800 pixels wide.
 
     Args:
         rows: One mapping for each epoch, at least one: `epoch` (int from 1), `train_loss`, `val_loss` (0 or more),
             `train_acc`, `val_acc` (in [0, 1]). A nan is left out. The legend gives the last row's values.
-        path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance.
+        path: Image to write or replace, in an existing folder; its suffix names the format, `.png` for instance. None:
+            none is written.
         title: Line above the chart.
         reference: Rows of the article, as `minivgg_pl.plots.article.article_rows` returns them, drawn pale behind
             `rows`.
@@ -53,6 +54,8 @@ def draw_curves(
             axes.plot(*_points(reference, key), **style, linewidth=1.2, alpha=0.4)
             style |= {"marker": "o", "markerfacecolor": "white" if stage == "train" else colour}
             style |= {"markersize": 4.5 if len(rows) <= MAX_MARKED_EPOCHS else LINE_WIDTH}
+            if all(math.isnan(row[key]) for row in rows):
+                continue
             label = f"{name} {quantity.format(last[key])}"
             axes.plot(*_points(rows, key), **style, linewidth=LINE_WIDTH, label=label, zorder=3)
     handles = loss_axes.get_legend_handles_labels()[0] + accuracy_axes.get_legend_handles_labels()[0]
@@ -62,7 +65,7 @@ def draw_curves(
     legend.set_title(f"after epoch {last['epoch']:g}:")
     legend.set_frame_on(False)
     _set_axes(loss_axes, accuracy_axes, [*rows, *reference])
-    return save_figure(figure, path)
+    return figure if path is None else save_figure(figure, path)
 
 
 def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:

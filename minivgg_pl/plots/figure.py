@@ -18,9 +18,19 @@ DPI = 240
 TITLE_LETTERS_PER_INCH = 10
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows, though no pyplot made it."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        content = io.BytesIO()
+        self.savefig(content, format="png")
+        # At half the pixels, sharp on a high-density screen.
+        return content.getvalue(), {"width": int(self.get_figwidth() * self.dpi / 2)}
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of `width` x `height` inches with a constrained layout."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return ShownFigure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def title_lines(width: float, title: str) -> list[str]:

@@ -35,6 +35,11 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def global_seed() -> int | None:
+    """Return the seed that `seed_everything` set, or None."""
+    return int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result depends on."""
     names = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "jsonargparse")

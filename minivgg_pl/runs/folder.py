@@ -125,7 +125,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return the content of the run's summary.json; an empty dict if the run was not tested or the file is damaged."""
+    """Return the content of the run's summary.json; an empty dict if there is none, or a damaged one."""
     try:
         return dict(json.loads((folder / SUMMARY).read_text()))
     except (OSError, TypeError, ValueError):

@@ -16,8 +16,7 @@ from torch import Tensor
 from minivgg_pl.data.augmentation import derived_seed
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder, write_atomically
-from minivgg_pl.runs import folder as runs
-from minivgg_pl.training.callbacks import EpochCallback, RunRecorder
+from minivgg_pl.training.callbacks import EpochCallback
 from minivgg_pl.training.finite import all_finite
 from minivgg_pl.training.metrics import ends_epoch, stops_early
 from minivgg_pl.training.module import LitMiniVGG
@@ -69,28 +68,28 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
     one only in epochs that are also the best so far (Lightning 2.6, `on_train_epoch_end`).
 
     Args:
-        recorder: Knows the run folder.
+        dirpath: Folder of the checkpoints.
         filename: Name without `.ckpt`.
         monitor: Metric whose largest value is kept, or None to keep the last epoch's.
         every: Number of updates between two checkpoints inside epochs, from which a run resumes at the next batch, or
             None for no such checkpoints.
+        continued: Whether `dirpath` has the best checkpoint of the run that is resumed.
     """
 
     def __init__(
-        self, recorder: RunRecorder, filename: str, monitor: str | None = None, every: int | None = None
+        self,
+        dirpath: Path,
+        filename: str,
+        monitor: str | None = None,
+        every: int | None = None,
+        continued: bool = False,
     ) -> None:
-        super().__init__(
-            filename=filename, monitor=monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        self.recorder = recorder
+        options = {"mode": "max", "save_on_train_epoch_end": True, "enable_version_counter": False}
+        super().__init__(dirpath=dirpath.resolve(), filename=filename, monitor=monitor, **options)
         self.every = every
+        self.continued = continued
         if every is None:
             self.on_train_batch_end = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.dirpath = str((self.recorder.folder / runs.LAST_CHECKPOINT.parent).resolve())
-        super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -119,7 +118,7 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # A new folder has no best so far. In a moved folder, Lightning would delete the files at the old paths.
-        if self.recorder.continued and state_dict["best_model_path"]:
+        if self.continued and state_dict["best_model_path"]:
             self.best_model_path = self.kth_best_model_path = str(Path(self.dirpath, f"{self.filename}.ckpt"))
             self.best_model_score = score = state_dict["best_model_score"]
             if score is not None:
@@ -165,8 +164,7 @@ class RandomState(EpochCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not in load_state_dict, because Lightning draws numbers after it.
+    def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
         restored, self._restored = self._restored or {}, None
         states = [restored, *restored.get("other_ranks", [])]
         # A run on more processes than before resumes at an epoch's start, where each process gets its own seed.
@@ -177,6 +175,9 @@ class RandomState(EpochCallback):
                 torch.cuda.set_rng_state_all(state["cuda"])
             np.random.set_state(state["numpy"])
             random.setstate(state["python"])
+
+    # Before a DataLoader draws the epoch's seed. Strategies such as FSDP load the checkpoint after it.
+    on_fit_start = on_train_start = _restore
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:

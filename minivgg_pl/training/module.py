@@ -10,7 +10,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional
 
-from minivgg_pl.evaluation.metrics import class_metrics
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.training.hooks import ModuleHooks
 from minivgg_pl.training.metrics import EpochMetrics, as_probabilities
@@ -118,8 +117,6 @@ class LitMiniVGG(LightningModule):
         # By stage, and for further data loaders by stage and number, such as `val/1`.
         self.epoch_metrics: defaultdict[str, EpochMetrics] = defaultdict(EpochMetrics)
         self._has_initial_weights = False
-        self.class_metrics = class_metrics(num_classes)
-        self.class_report: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1]."""
@@ -193,17 +190,9 @@ class LitMiniVGG(LightningModule):
         """Add the batch to the epoch's metrics and return its logits `(N, num_classes)`."""
         return self._step("val", batch, batch_idx, dataloader_idx)[1]
 
-    def on_test_epoch_start(self) -> None:
-        self.class_metrics.reset()
-
     def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Add the batch to the epoch's metrics and return its logits `(N, num_classes)`."""
-        _, logits, targets = self._step("test", batch, batch_idx, dataloader_idx)
-        self.class_metrics.update(logits.argmax(dim=1), targets.argmax(dim=1))
-        return logits
-
-    def on_test_epoch_end(self) -> None:
-        self.class_report = {name: value.cpu() for name, value in self.class_metrics.compute().items()}
+        return self._step("test", batch, batch_idx, dataloader_idx)[1]
 
     def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return class probabilities `(N, num_classes)` for `(images, targets)` or for images alone."""

@@ -4,35 +4,42 @@ import math
 import statistics
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
-from minivgg_pl.runs.environment import device_name, package_versions, weights_sha256
+from minivgg_pl.data.description import describe_data
+from minivgg_pl.runs.environment import device_name, global_seed, package_versions, weights_sha256
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
-from minivgg_pl.training.callbacks import RunRecorder
-from minivgg_pl.training.module import LitMiniVGG
+from minivgg_pl.training.recorder import RunRecorder
+
+UNTESTED = {"test_images": 0, "tested_weights": None, "test_loss": None, "test_acc": None}
 
 
-def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test: dict[str, float]) -> dict[str, Any]:
-    """Return the run's final numbers, those of the last epoch and never of the best, and what they depend on.
+def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) -> dict[str, Any]:
+    """Return a fit's final numbers, those of the last epoch and never of the best, and what they depend on.
 
     Args:
-        trainer: Has trained and tested.
+        trainer: Has trained.
         module: The trained module.
         recorder: Holds the epochs' rows.
-        test: `test_loss` and `test_acc` as `Trainer.test` returned them; empty without a test.
     """
-    rows, data = recorder.rows, trainer.datamodule
-    last = rows[-1] if rows else {}
+    rows, loader = recorder.rows, trainer.train_dataloader
+    data, last = describe_data(trainer.datamodule, loader), rows[-1] if rows else {}
+    if (batch_size_of := getattr(trainer.datamodule, "global_batch_size", None)) is not None:
+        batch_size = batch_size_of(trainer.world_size)
+    else:
+        batch_size = (getattr(loader, "batch_size", None) or 0) * trainer.world_size or None
+    # The hash does not depend on the name of the attribute.
+    net = module.net if isinstance(getattr(module, "net", None), nn.Module) else module
     # Keras counts batch norm's statistics as parameters.
-    moving = sum(buffer.numel() for name, buffer in module.net.named_buffers() if "running" in name)
-    trainable = sum(p.numel() for p in module.net.parameters() if p.requires_grad)
+    moving = sum(buffer.numel() for name, buffer in net.named_buffers() if "running" in name)
+    trainable = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return {
-        "variant": module.hparams.variant,
-        "init_from": module.hparams.init_from,
+        "variant": module.hparams.get("variant", type(module).__name__),
+        "init_from": module.hparams.get("init_from"),
         "dataset": data.dataset,
         "dataset_md5": data.integrity,
-        "train_images": recorder.num_train_images,
-        "test_images": int(module.class_report["confusion_matrix"].sum()) if module.class_report else 0,
+        "train_images": recorder.num_images(trainer),
         "validation": data.validation,
         "tested_on": data.tested_on,
         "num_parameters": trainable + moving,
@@ -40,21 +47,22 @@ def summarize(trainer: Trainer, module: LitMiniVGG, recorder: RunRecorder, test:
         "epochs": int(last.get("epoch", 0)),
         # JSON has no nan, which a run without validation has.
         **{name: None if math.isnan(last.get(name, math.nan)) else last[name] for name in LEARNING_COLUMNS},
-        **{name: test.get(name) for name in ("test_loss", "test_acc")},
+        **UNTESTED,
         "images_per_second": statistics.median(row["images_per_second"] for row in rows) if rows else None,
         "minutes": sum(row["seconds"] for row in rows) / 60,
+        "seed": global_seed(),
         "precision": str(trainer.precision),
         "device": device_name(trainer.strategy.root_device),
         "num_devices": trainer.world_size,
-        "global_batch_size": data.global_batch_size(trainer.world_size),
-        "weights_sha256": weights_sha256(module.net),
+        "global_batch_size": batch_size,
+        "weights_sha256": weights_sha256(net),
         "versions": package_versions(),
         "run_folder": str(recorder.folder),
     }
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Return the table that a run prints at its end, from what `summarize` returned and the `recipe`."""
+    """Return the table that a run prints at its end, from `RunFolder.summary` with its `recipe`."""
     start, synthetic = summary["init_from"], summary["dataset"] == "synthetic"
     lines = [
         "",
@@ -67,7 +75,7 @@ def summary_table(summary: dict[str, Any]) -> str:
     notes = {
         "train": f"{summary['train_images']:,} images",
         "val": summary["validation"],
-        "test": f"{summary['test_images']:,} images, last epoch's weights",
+        "test": f"{summary['test_images']:,} images, {summary['tested_weights']}",
     }
     for stage, note in notes.items():
         values = [summary[f"{stage}_{name}"] for name in ("loss", "acc")]

@@ -16,9 +16,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.profilers import Profiler
 from PIL import Image
 
-from minivgg_pl import CIFAR10DataModule, LitMiniVGG
+from minivgg_pl import CIFAR10DataModule, LitMiniVGG, RunFolder
 from minivgg_pl.runs.folder import METRIC_COLUMNS
-from minivgg_pl.training import callbacks
+from minivgg_pl.training import recorder
 from tests.conftest import SYNTHETIC_SIZE, TRAIN, run_train
 
 MEASURED = ("seconds", "images_per_second")
@@ -251,11 +251,11 @@ def test_the_curves_are_drawn_again_after_the_seconds_between_two_drawings(
     seconds, drawn, synthetic_root, tmp_path, monkeypatch
 ):
     lengths = []
-    monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_DRAWINGS", seconds)
-    monkeypatch.setattr(callbacks, "draw_curves", lambda rows, *_, **__: lengths.append(len(rows)))
+    monkeypatch.setattr(recorder, "SECONDS_BETWEEN_DRAWINGS", seconds)
+    monkeypatch.setattr(recorder, "draw_curves", lambda rows, *_, **__: lengths.append(len(rows)))
     data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=SYNTHETIC_SIZE)
-    recorder = callbacks.RunRecorder(tmp_path, "title", config="", curves={})
-    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "callbacks": recorder}
+    run = RunFolder(tmp_path)
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "callbacks": run}
     Trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, **options).fit(LitMiniVGG(dense_units=4), data)
     assert lengths == drawn
 

@@ -9,7 +9,7 @@ import pytest
 
 from minivgg_pl.cli.train import main
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
-from minivgg_pl.training import callbacks
+from minivgg_pl.training import run_folder
 from tests.cli.test_train import assert_same_tensors, checkpoint
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_ends_before_it_has_a_config_is_not_said_to_go_on(synthetic_o
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks, "write_atomically", interrupt)
+    monkeypatch.setattr(run_folder, "write_atomically", interrupt)
     assert train_here(*synthetic_options, "--epochs=1") == 130
     assert capfd.readouterr().err.splitlines()[-1] == "error: interrupted. Nothing was trained yet"
 
