@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.config import dotted_options
+from minivgg_pl.cli.loggers import split_loggers, with_save_dir
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import FOLDER, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
@@ -34,7 +35,7 @@ from minivgg_pl.weights.load import TrainedNetwork, load_trained
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
     "devices": 1,
-    # metrics.csv is written by RunFolder; a logger given with --trainer.logger runs beside it.
+    # metrics.csv is written by RunFolder; a logger given with --trainer.logger writes beside it.
     "logger": False,
     # The first epoch's validation comes soon.
     "num_sanity_val_steps": 0,
@@ -70,7 +71,7 @@ class MiniVGGCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse `args`; LightningCLI's own method warns unless they come from `sys.argv`."""
-        self.config = parser.parse_args([DEFAULT_DATA, *args])
+        self.config = parser.parse_args([DEFAULT_DATA, *with_save_dir(args)])
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise InputError(f"--seed_everything {seed}: give a whole number from 0 to {2**32 - 1}")
@@ -117,6 +118,7 @@ class MiniVGGCLI(LightningCLI):
             reference=article_rows(config.model.variant) if config.curves.reference else None,
             resume=self.resume.folder if self.resume else None,
             every=config.checkpoint_every_n_steps,
+            loggers=split_loggers(config.trainer.logger)[1],
             notes={"recipe": self.recipe()},
         )
         self.trainer_defaults["callbacks"] = self._callbacks(config)
@@ -125,6 +127,9 @@ class MiniVGGCLI(LightningCLI):
         """Build the Trainer and prepare the data, so that errors in either come before a run folder is made."""
         try:
             options = {"enable_progress_bar": _shows_bar(self.config), "plugins": self._plugins()}
+            if self.run_folder.loggers and not self.config.trainer.fast_dev_run:
+                built = self.config_init.trainer.logger
+                options["logger"] = [built[number] for number in split_loggers(self.config.trainer.logger)[0]]
             trainer = super().instantiate_trainer(**options, **kwargs)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--trainer: {error}") from error

@@ -125,7 +125,7 @@ def check_trainer(trainer: Trainer, options: Any, data: ImageDataModule, resume:
             known = f"{', '.join(LEARNING_COLUMNS)}, or strict false for a metric that your own callback logs"
             raise InputError(f"--trainer.callbacks: EarlyStopping monitors {stopping.monitor!r}: give one of {known}")
     for callback in trainer.callbacks:
-        if isinstance(callback, DeviceStatsMonitor | LearningRateMonitor) and not trainer.loggers:
+        if isinstance(callback, DeviceStatsMonitor | LearningRateMonitor) and not options.logger:
             name = type(callback).__name__
             raise InputError(f"--trainer.callbacks {name}: there is no logger to write to; give --trainer.logger, too")
     num_devices = trainer.num_devices * trainer.num_nodes

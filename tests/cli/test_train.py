@@ -334,6 +334,22 @@ def test_lightnings_own_options_work_beside_ours(synthetic_options, tmp_path, tr
     assert (tmp_path / "logs" / "lightning_logs" / "version_0" / "metrics.csv").exists()
 
 
+def test_loggers_and_checkpoints_of_lightning_write_into_the_run_folder(synthetic_options, tmp_path, train_here):
+    few = ["--epochs=1", "--data.batch_size=50", "--trainer.enable_model_summary=false"]
+    added = ["--trainer.logger=CSVLogger", "--trainer.logger.name=mine", "--trainer.logger+", "CSVLogger"]
+    added += ["--trainer.callbacks=LearningRateMonitor", "--trainer.callbacks+=ModelCheckpoint"]
+    assert train_here(*synthetic_options, *few, *added, "--trainer.callbacks.filename=own") == 0
+    assert train_here("--resume=runs/classic-synthetic/1", "--epochs=2") == 0
+    assert train_here(*synthetic_options, *few, "--trainer.logger=true") == 0
+    first, second = (tmp_path / "runs" / "classic-synthetic" / number for number in "12")
+    logs = {path.parent.relative_to(first).as_posix() for path in first.rglob("hparams.yaml")}
+    assert logs == {f"{name}/version_{start}" for name in ("mine", "lightning_logs") for start in (0, 1)}
+    assert {"best.ckpt", "last.ckpt", "own.ckpt"} <= {path.name for path in (first / "checkpoints").iterdir()}
+    assert (second / "lightning_logs" / "version_0").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["classic-synthetic"]
+
+
 def test_print_config_can_be_given_back(synthetic_options, tmp_path, train_here, capfd):
     def printed_by(*options):
         with pytest.raises(SystemExit) as stop:
