@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from minivgg_pl.data.loader import ImageDataset
     from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
     from minivgg_pl.evaluation.inference import class_probabilities
+    from minivgg_pl.evaluation.reports import plot_history
     from minivgg_pl.models.minivgg import MiniVGG
     from minivgg_pl.runs.folder import history
-    from minivgg_pl.training.history import plot_history
     from minivgg_pl.training.module import LitMiniVGG
     from minivgg_pl.training.progress import EpochProgressBar
     from minivgg_pl.training.run_folder import RunFolder
@@ -35,7 +35,7 @@ _MODULES = {
     "TorchvisionDataModule": "data.torchvision_datasets",
     "class_probabilities": "evaluation.inference",
     "history": "runs.folder",
-    "plot_history": "training.history",
+    "plot_history": "evaluation.reports",
     "read_image": "data.images",
 }
 __all__ = list(_MODULES)

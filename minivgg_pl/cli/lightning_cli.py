@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse.typing import PositiveInt
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.config import dotted_options
-from minivgg_pl.cli.loggers import split_loggers, with_save_dir
+from minivgg_pl.cli.loggers import builder, is_for_run_folder, with_save_dir
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import FOLDER, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
@@ -118,7 +118,7 @@ class MiniVGGCLI(LightningCLI):
             reference=article_rows(config.model.variant) if config.curves.reference else None,
             resume=self.resume.folder if self.resume else None,
             every=config.checkpoint_every_n_steps,
-            loggers=split_loggers(config.trainer.logger)[1],
+            loggers=[builder(logger) for logger in _listed(config.trainer.logger) if is_for_run_folder(logger)],
             notes={"recipe": self.recipe()},
         )
         self.trainer_defaults["callbacks"] = self._callbacks(config)
@@ -126,16 +126,20 @@ class MiniVGGCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer and prepare the data, so that errors in either come before a run folder is made."""
         try:
-            options = {"enable_progress_bar": _shows_bar(self.config), "plugins": self._plugins()}
+            options: dict[str, Any] = {"enable_progress_bar": _shows_bar(self.config)}
             if self.run_folder.loggers and not self.config.trainer.fast_dev_run:
-                built = self.config_init.trainer.logger
-                options["logger"] = [built[number] for number in split_loggers(self.config.trainer.logger)[0]]
+                parsed, built = _listed(self.config.trainer.logger), _listed(self.config_init.trainer.logger)
+                pairs = zip(parsed, built, strict=True)
+                options["logger"] = [logger for spec, logger in pairs if not is_for_run_folder(spec)]
             trainer = super().instantiate_trainer(**options, **kwargs)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--trainer: {error}") from error
         checks.check_trainer(trainer, self.config.trainer, self.datamodule, self.resume)
         if self.resume and self.resume.checkpoint:
             saving.check_training_state(self.resume.content, self.model, f"--resume {self.resume.checkpoint}")
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                content = {self.resume.checkpoint: self.resume.content}
+                trainer.strategy.checkpoint_io = saving.AtomicCheckpointIO(content)
         else:
             self.model.load_initial_weights(self.datamodule.class_names, self.initial_weights)
         rank_zero_only(self.datamodule.prepare_data)()
@@ -147,14 +151,6 @@ class MiniVGGCLI(LightningCLI):
         if least and data.train_size:
             epochs = max(epochs, math.ceil(least * data.batch_size / (data.train_size - data.val_size)))
         return epochs
-
-    def _plugins(self) -> list[Any]:
-        given = self.config_init.trainer.plugins or []
-        plugins = list(given) if isinstance(given, list) else [given]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            read = {self.resume.checkpoint: self.resume.content} if self.resume and self.resume.checkpoint else {}
-            plugins.append(saving.AtomicCheckpointIO(read))
-        return plugins
 
     def recipe(self) -> str:
         """Return the recipe that the options come nearest to, and what differs from it."""
@@ -185,5 +181,8 @@ def _shows_bar(config: Any) -> bool:
 
 
 def _has_own_bar(config: Any) -> bool:
-    given = config.trainer.callbacks or []
-    return any("ProgressBar" in callback.class_path for callback in (given if isinstance(given, list) else [given]))
+    return any("ProgressBar" in callback.class_path for callback in _listed(config.trainer.callbacks))
+
+
+def _listed(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [given] if given else []

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ def with_save_dir(args: list[str]) -> list[str]:
     result: list[str] = []
     for before, word in zip(["", *args], args, strict=False):
         result.append(word)
-        option, is_whole, value = word.partition("=")
-        option, value = (option, value) if is_whole else (before, word)
+        option, _, value = word.partition("=") if "=" in word else (before, "", word)
         kind = getattr(loggers, value.rpartition(".")[2], None)
         is_logger = option.rstrip("+") == "--trainer.logger" and inspect.isclass(kind)
         if is_logger and "save_dir" in inspect.signature(kind).parameters:
@@ -27,20 +25,19 @@ def with_save_dir(args: list[str]) -> list[str]:
     return result
 
 
-def split_loggers(given: Any) -> tuple[list[int], list[Callable[[Path], loggers.Logger]]]:
-    """Return which of a parsed `--trainer.logger` to build at once, and what builds the others in the run folder."""
-    specs = given if isinstance(given, list) else [given] if given else []
-    late = [spec is True or spec.get("init_args", {}).get("save_dir") == RUN_FOLDER for spec in specs]
-    builders = [partial(_build, spec) for spec, is_late in zip(specs, late, strict=True) if is_late]
-    return [number for number, is_late in enumerate(late) if not is_late], builders
+def is_for_run_folder(spec: Any) -> bool:
+    """Return whether a parsed logger, or `true` for Lightning's choice, writes into the run folder."""
+    return spec is True or spec.get("init_args", {}).get("save_dir") == RUN_FOLDER
 
 
-def _build(spec: Any, folder: Path) -> loggers.Logger:
+def builder(spec: Any) -> Callable[[Path], loggers.Logger]:
+    """Return what makes such a logger once it is called with the run folder."""
     if spec is not True:
-        options = {**spec.as_dict()["init_args"], "save_dir": str(folder)}
-        return instantiate_class((), {"class_path": spec.class_path, "init_args": options})
-    # As Lightning chooses.
+        return lambda folder: instantiate_class(
+            (), {"class_path": spec.class_path, "init_args": {**spec.as_dict()["init_args"], "save_dir": str(folder)}}
+        )
     try:
-        return loggers.TensorBoardLogger(folder)
+        loggers.TensorBoardLogger("")
     except ModuleNotFoundError:
-        return loggers.CSVLogger(folder)
+        return loggers.CSVLogger
+    return loggers.TensorBoardLogger

@@ -1,56 +1,37 @@
-"""What a run says of its data: names, headings and words, with defaults for data modules of other projects."""
+"""What a run says of its data, whoever wrote their module."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 from lightning.pytorch import LightningDataModule
 
 
-@dataclass(frozen=True)
-class DataDescription:
-    """What the run folder, the charts and summary.json say of the data.
-
-    Attributes:
-        class_names: In the order of the labels; empty where nobody knows them.
-        title: What headings call the data.
-        dataset: Short name, for summary.json.
-        run_suffix: Follows the model's name in the name of the folder of its runs.
-        integrity: How the files are checked.
-        validation: What the validation images are, in words.
-        val_label: What charts call the validation images.
-        tested_on: What the images of the test are, in words.
-    """
-
-    class_names: Sequence[str] = ()
-    title: str = "unnamed data"
-    dataset: str = "unnamed"
-    run_suffix: str = ""
-    integrity: str = "not checked"
-    validation: str = "validation set"
-    val_label: str = "validation"
-    tested_on: str = "test set"
-
-
-def describe_data(data: object, loader: object = None) -> DataDescription:
-    """Describe any data.
+def describe_data(data: object, loader: object = None) -> SimpleNamespace:
+    """Return what folders, charts and summary.json say of any data: attributes of `data` where it has them as text.
 
     Args:
-        data: A data module, whose attributes of the names above (or `classes`) are taken where they are text; or None.
+        data: A data module, or None.
         loader: A DataLoader, whose dataset tells what `data` does not, such as torchvision's `classes`; or None.
+
+    Returns:
+        `class_names`, in the order of the labels, empty where nobody knows them; `title`, for headings; `dataset`, a
+        short name; `run_suffix`, which follows the model's name in that of the folder of its runs; and in words
+        `integrity` (how the files are checked), `validation` and `tested_on` (what these images are) and `val_label`
+        (what charts call the validation images).
     """
-    dataset = loader
-    while hasattr(dataset, "dataset"):  # a loader's, then a Subset's
+    dataset = getattr(loader, "dataset", None)
+    while hasattr(dataset, "dataset"):  # of a Subset
         dataset = dataset.dataset
-    sources = [source for source in (data, dataset) if source is not None]
-    found = {}
-    if sources:
-        name = type(sources[0]).__name__
-        short = name.removesuffix("DataModule").lower() or "data"
-        found = {"title": name, "dataset": short, "run_suffix": f"-{short}" * isinstance(data, LightningDataModule)}
-    for source in reversed(sources):
+    sources = [source for source in (dataset, data) if source is not None]
+    title = type(sources[-1]).__name__ if sources else "data without a name"
+    short = title.removesuffix("DataModule").lower()
+    found = {
+        **{"class_names": [], "title": title, "dataset": short, "integrity": "not checked"},
+        **{"validation": "validation set", "val_label": "validation", "tested_on": "test set"},
+        "run_suffix": f"-{short}" if isinstance(data, LightningDataModule) else "",
+    }
+    for source in sources:
+        found |= {name: getattr(source, name) for name in found if isinstance(getattr(source, name, None), str)}
         names = getattr(source, "class_names", None) or getattr(source, "classes", None)
         if isinstance(names, list | tuple):
             found["class_names"] = [str(name) for name in names]
-        own = ((field.name, getattr(source, field.name, None)) for field in fields(DataDescription))
-        found |= {name: value for name, value in own if isinstance(value, str)}
-    return DataDescription(**found)
+    return SimpleNamespace(**found)

@@ -1,18 +1,23 @@
-"""Reports of a test: tables by class and by image as CSV files, and charts."""
+"""Reports of a test: tables by class and by image as CSV files, and charts; the learning curves of a run."""
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from minivgg_pl.data.loader import ImageDataset
+from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation.metrics import class_metrics, confident_mistakes, reliability
 from minivgg_pl.files import write_atomically
 from minivgg_pl.plots.classification import draw_confusion_matrix, draw_reliability
+from minivgg_pl.plots.curves import draw_curves
 from minivgg_pl.plots.gallery import draw_gallery
+from minivgg_pl.runs.folder import LEARNING_COLUMNS, history
 
 # Images on mistakes.png.
 NUM_MISTAKES = 32
@@ -74,6 +79,28 @@ def write_class_report(path: Path, class_names: Sequence[str], report: Mapping[s
         for name, *scores, counts in zip(class_names, *columns, strict=True)
     ]
     _write(path, ["class", "precision", "recall", "f1", "support"], rows)
+
+
+def plot_history(run: Any, title: str = "", **options: Any) -> Figure:
+    """Return a run's learning curves as a figure, which a notebook shows.
+
+    Args:
+        run: A run folder, a RunFolder, what `history` returned, or rows such as `{"train_loss": 1.2}`, one an epoch. A
+            column that is missing is left out.
+        title: Line above the curves.
+        **options: `reference`, such as `article_rows("classic")`, and `val_label`, see `plots.curves.draw_curves`.
+
+    Raises:
+        InputError: If it has no epoch, or no column that can be drawn.
+    """
+    epochs = history(run) if isinstance(run, str | Path) else getattr(run, "rows", run)
+    if isinstance(epochs, Mapping):
+        epochs = [dict(zip(epochs, values, strict=True)) for values in zip(*epochs.values(), strict=True)]
+    missing = dict.fromkeys(LEARNING_COLUMNS, math.nan)
+    rows = [{**missing, "epoch": number, **row} for number, row in enumerate(epochs, start=1)]
+    if not any(math.isfinite(row[column]) for row in rows for column in LEARNING_COLUMNS):
+        raise InputError(f"there is no epoch to plot: no values of {', '.join(LEARNING_COLUMNS)}")
+    return draw_curves(rows, None, title, **options)
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

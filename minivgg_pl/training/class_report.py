@@ -1,4 +1,4 @@
-"""ClassReport: the answers of a test, counted by class."""
+"""The answers of a test, counted by class."""
 
 from typing import Any
 
@@ -16,16 +16,15 @@ class ClassReport(EpochCallback):
     The logits are what `test_step` returns, if that is `(N, C)`; else the images go through the module once more.
 
     Attributes:
-        result: What `evaluation.metrics.class_metrics` computes, as lists; empty before a test and without logits.
+        report: What `class_metrics` computes, as lists; empty before a test, and without such batches or logits.
     """
 
     def __init__(self) -> None:
-        self.result: dict[str, list[Any]] = {}
+        self.report: dict[str, list[Any]] = {}
         self._metrics: MetricCollection | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._metrics = None
-        self.result = {}
+        self.report, self._metrics = {}, None
 
     def on_test_batch_end(
         self,
@@ -38,21 +37,19 @@ class ClassReport(EpochCallback):
     ) -> None:
         if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
             return
-        images, targets = batch
-        logits = outputs
-        if not _are_logits(logits, len(images)):
+        logits, (images, targets) = outputs, batch
+        if not _are_logits(logits, targets):
             with trainer.precision_plugin.forward_context():
                 logits = pl_module(images)
-        if not _are_logits(logits, len(images)):
-            return
-        if self._metrics is None:
-            self._metrics = class_metrics(logits.shape[1]).to(pl_module.device)
-        self._metrics.update(logits.argmax(dim=1), targets.argmax(dim=1) if targets.ndim == 2 else targets)
+        if _are_logits(logits, targets):
+            if self._metrics is None:
+                self._metrics = class_metrics(logits.shape[1]).to(logits.device)
+            self._metrics.update(logits.argmax(dim=1), targets.argmax(dim=1) if targets.ndim == 2 else targets)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._metrics is not None:
-            self.result = {name: value.tolist() for name, value in self._metrics.compute().items()}
+            self.report = {name: value.tolist() for name, value in self._metrics.compute().items()}
 
 
-def _are_logits(value: Any, number: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2 and len(value) == number and value.shape[1] > 1
+def _are_logits(value: Any, targets: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and len(value) == len(targets) and value.shape[1] > 1

@@ -19,7 +19,6 @@ from minivgg_pl.plots.classification import draw_confusion_matrix
 from minivgg_pl.plots.curves import Rows
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.environment import describe_environment
-from minivgg_pl.training.callbacks import EpochCallback
 from minivgg_pl.training.checkpointing import AtomicCheckpointIO, RandomState, RunCheckpoint
 from minivgg_pl.training.class_report import ClassReport
 from minivgg_pl.training.finite import StopOnNonFinite
@@ -29,7 +28,7 @@ from minivgg_pl.training.run_config import run_config
 from minivgg_pl.training.summary import summarize
 
 
-class RunFolder(EpochCallback):
+class RunFolder(ClassReport):
     """Leaves a run folder, `<root>/<name>/<n>`, and prints a line an epoch: `Trainer(callbacks=[RunFolder("runs")])`.
 
     It takes any LightningModule and any data. The module logs train_loss, train_acc, val_loss and val_acc once an epoch
@@ -72,6 +71,7 @@ class RunFolder(EpochCallback):
         loggers: Sequence[Callable[[Path], Logger]] = (),
         notes: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         self.root = Path(root).expanduser()
         self.name = name
         self.config = config
@@ -83,7 +83,6 @@ class RunFolder(EpochCallback):
         self.folder: Path | None = None
         self.summary: dict[str, Any] = {}
         self._recorder: RunRecorder | None = None
-        self._report = ClassReport()
         self._lock: int | None = None
 
     @property
@@ -92,7 +91,7 @@ class RunFolder(EpochCallback):
         return self._recorder.rows if self._recorder else []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and not trainer.fast_dev_run and self._report not in trainer.callbacks:
+        if stage == "fit" and not trainer.fast_dev_run and self._recorder not in trainer.callbacks:
             self._claim(trainer, pl_module)
             self._join(trainer, pl_module)
         elif self.folder is not None and trainer.is_global_zero:
@@ -129,15 +128,17 @@ class RunFolder(EpochCallback):
                 checkpoint.dirpath = str(place.resolve())
         model = f"mini VGG {pl_module.hparams.variant}" if _is_ours(pl_module) else type(pl_module).__name__
         self._recorder = RunRecorder(self.folder, model, self.reference, self.resume)
-        # `best` in front, since `ckpt_path="best"` takes the first one. `last` behind, since it keeps the state of all
-        # others, which is then this epoch's.
         continued = self.resume is not None
         best = RunCheckpoint(place, "best", monitor="val_acc", continued=continued)
         last = RunCheckpoint(place, runs.LAST_CHECKPOINT.stem, every=self.every, continued=continued)
-        others = [callback for callback in callbacks if callback not in trainer.checkpoint_callbacks]
-        ours = [StopOnNonFinite(), RandomState(), self._report]
-        callbacks[:] = [*others, *ours, *[best] * bool(given), self._recorder, *trainer.checkpoint_callbacks]
-        callbacks += [last] * bool(given)
+        kept = trainer.checkpoint_callbacks
+        others = [callback for callback in callbacks if callback not in kept]
+        callbacks[:] = [*others, StopOnNonFinite(), RandomState(), self._recorder, *kept]
+        if given:
+            # `best` in front, since `ckpt_path="best"` takes the first one. `last` behind, since it keeps the state of
+            # all others, which is then this epoch's.
+            callbacks.insert(callbacks.index(self._recorder), best)
+            callbacks.append(last)
 
     def unlock(self) -> None:
         """Let other processes train in the run folder."""
@@ -159,21 +160,23 @@ class RunFolder(EpochCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Here, since a test without batches does not get to on_test_end.
-        if stage == "test" and self.summary and trainer.is_global_zero:
-            self._write_test(trainer)
+        if stage == "test":
+            # On all devices, since asking for a metric may gather it.
+            metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            if self.summary:
+                self._write_test(trainer, metrics)
         self.unlock()
 
-    def _write_test(self, trainer: Trainer) -> None:
+    def _write_test(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         data = describe_data(trainer.datamodule, trainer.test_dataloaders)
         weights = f"weights of {Path(trainer.ckpt_path).name}" if trainer.ckpt_path else "last epoch's weights"
-        logged, matrix = trainer.callback_metrics, self._report.result.get("confusion_matrix", [])
-        if matrix:
+        if matrix := self.report.get("confusion_matrix", []):
             is_named = len(data.class_names) == len(matrix)
             names = data.class_names if is_named else [str(number) for number in range(len(matrix))]
-            write_class_report(self.folder / "report.csv", names, self._report.result)
+            write_class_report(self.folder / "report.csv", names, self.report)
             title = f"{self._recorder.model} on {data.title}: {data.tested_on}, {weights}"
             draw_confusion_matrix(matrix, names, self.folder / "confusion_matrix.png", title)
-        self.summary |= {name: logged[name].item() if name in logged else None for name in ("test_loss", "test_acc")}
+        self.summary |= {name: metrics.get(name) for name in ("test_loss", "test_acc")}
         self.summary |= {"test_images": sum(map(sum, matrix)), "tested_weights": weights}
         self._write_summary()
 

@@ -62,20 +62,20 @@ def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) 
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Return the table that a run prints at its end, from `RunFolder.summary` with its `recipe`."""
+    """Return the table that a run prints at its end, from `RunFolder.summary`."""
     start, synthetic = summary["init_from"], summary["dataset"] == "synthetic"
     lines = [
         "",
         f"variant      {summary['variant']}" + (" (synthetic data, not CIFAR-10)" if synthetic else ""),
         f"parameters   {summary['num_parameters']:,} ({summary['num_trainable']:,} trainable)",
-        f"recipe       {summary['recipe']}" + (f", from {start}" if start else ""),
+        f"recipe       {summary.get('recipe', 'own')}" + (f", from {start}" if start else ""),
         f"epochs       {summary['epochs']}",
         "             loss    accuracy",
     ]
     notes = {
         "train": f"{summary['train_images']:,} images",
         "val": summary["validation"],
-        "test": f"{summary['test_images']:,} images, {summary['tested_weights']}",
+        "test": f"{summary['test_images']:,} images, {summary['tested_weights'] or 'not tested'}",
     }
     for stage, note in notes.items():
         values = [summary[f"{stage}_{name}"] for name in ("loss", "acc")]
