@@ -59,8 +59,8 @@ class ResumePoint:
         """Return whether the run has its epochs, and its test too."""
         has_epochs = max_epochs is not None and 0 <= max_epochs <= self.epoch
         summary = runs.read_summary(self.folder) if self.folder else {"epochs": self.epoch}
-        # A summary of an earlier version was written after the test alone.
-        return has_epochs and summary.get("epochs") == self.epoch and summary.get("tested_weights", "") is not None
+        is_tested = summary.get("tested_weights", runs.LAST_WEIGHTS) is not None
+        return has_epochs and summary.get("epochs") == self.epoch and is_tested
 
     def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.

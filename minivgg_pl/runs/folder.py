@@ -18,6 +18,8 @@ METRIC_COLUMNS = (*INTEGER_COLUMNS, "lr", *LEARNING_COLUMNS, "seconds", "images_
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 SUMMARY = "summary.json"
 METRICS = "metrics.csv"
+# What summary.json says was tested; None until then, and nothing in summaries of earlier versions.
+LAST_WEIGHTS = "last epoch's weights"
 DEFAULT_OPTION = "--trainer.default_root_dir"
 
 Row = dict[str, float]

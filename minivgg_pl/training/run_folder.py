@@ -169,7 +169,7 @@ class RunFolder(ClassReport):
 
     def _write_test(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         data = describe_data(trainer.datamodule, trainer.test_dataloaders)
-        weights = f"weights of {Path(trainer.ckpt_path).name}" if trainer.ckpt_path else "last epoch's weights"
+        weights = f"weights of {Path(trainer.ckpt_path).name}" if trainer.ckpt_path else runs.LAST_WEIGHTS
         if matrix := self.report.get("confusion_matrix", []):
             is_named = len(data.class_names) == len(matrix)
             names = data.class_names if is_named else [str(number) for number in range(len(matrix))]

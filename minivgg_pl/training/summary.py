@@ -12,7 +12,7 @@ from minivgg_pl.runs.environment import device_name, global_seed, package_versio
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
 from minivgg_pl.training.recorder import RunRecorder
 
-UNTESTED = {"test_images": 0, "tested_weights": None, "test_loss": None, "test_acc": None}
+UNTESTED = {"test_images": None, "tested_weights": None, "test_loss": None, "test_acc": None}
 
 
 def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) -> dict[str, Any]:
@@ -37,6 +37,8 @@ def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) 
     return {
         "variant": module.hparams.get("variant", type(module).__name__),
         "init_from": module.hparams.get("init_from"),
+        # For the command, which knows it.
+        "recipe": None,
         "dataset": data.dataset,
         "dataset_md5": data.integrity,
         "train_images": recorder.num_images(trainer),
@@ -68,14 +70,14 @@ def summary_table(summary: dict[str, Any]) -> str:
         "",
         f"variant      {summary['variant']}" + (" (synthetic data, not CIFAR-10)" if synthetic else ""),
         f"parameters   {summary['num_parameters']:,} ({summary['num_trainable']:,} trainable)",
-        f"recipe       {summary.get('recipe', 'own')}" + (f", from {start}" if start else ""),
+        f"recipe       {summary['recipe'] or 'own options'}" + (f", from {start}" if start else ""),
         f"epochs       {summary['epochs']}",
         "             loss    accuracy",
     ]
     notes = {
         "train": f"{summary['train_images']:,} images",
         "val": summary["validation"],
-        "test": f"{summary['test_images']:,} images, {summary['tested_weights'] or 'not tested'}",
+        "test": f"{summary['test_images'] or 0:,} images, {summary['tested_weights'] or 'not tested'}",
     }
     for stage, note in notes.items():
         values = [summary[f"{stage}_{name}"] for name in ("loss", "acc")]

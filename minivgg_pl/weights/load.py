@@ -17,7 +17,7 @@ from minivgg_pl import __version__
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.runs import checkpoint
-from minivgg_pl.runs.folder import read_summary
+from minivgg_pl.runs.folder import LAST_WEIGHTS, read_summary
 from minivgg_pl.weights.keras_h5 import is_keras_file, read_keras
 
 # The weights that come with the package, VARIANT.safetensors. A maintainer replaces them with
@@ -184,7 +184,7 @@ def _read_checkpoint(path: Path) -> Content:
     folder = checkpoint.run_folder_of(path)
     if folder and (summary := read_summary(folder)):
         metadata |= {name: summary.get(name) for name in ("dataset", "recipe", "seed")}
-        if summary.get("epochs") == epoch:
+        if summary.get("epochs") == epoch and summary.get("tested_weights", LAST_WEIGHTS) == LAST_WEIGHTS:
             # The test was of this epoch.
             metadata |= {name: summary.get(name) for name in ("epochs", "test_images", "tested_on")}
             metadata["test_accuracy"] = summary.get("test_acc")

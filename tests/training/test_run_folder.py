@@ -22,10 +22,12 @@ from torchvision.datasets import FakeData
 from torchvision.models import squeezenet1_1
 from torchvision.transforms import ToTensor
 
-from minivgg_pl import RunFolder, history, plot_history
+from minivgg_pl import CIFAR10DataModule, LitMiniVGG, RunFolder, history, plot_history
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs.folder import METRIC_COLUMNS, lock_run, read_metrics
 from minivgg_pl.training import recorder
+from minivgg_pl.training.summary import summary_table
+from minivgg_pl.weights.load import load_trained
 
 NUM_CLASSES = 3
 SIZE = 33
@@ -323,3 +325,30 @@ def test_a_notebook_shows_one_image_that_refreshes(tmp_path, monkeypatch):
     run = RunFolder(tmp_path)
     fit(tmp_path, run)
     assert shown == [(how, (str(run.folder / "curves.png"), 750)) for how in ("display", "update")]
+
+
+def test_what_the_best_weights_achieved_is_not_said_of_the_last(tmp_path, synthetic_root):
+    run = RunFolder(tmp_path)
+    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=50)
+    trainer, module = make_trainer(tmp_path, run, max_epochs=1), LitMiniVGG(dense_units=4)
+    trainer.fit(module, data)
+    assert "test_accuracy" not in load_trained(run.folder).metadata
+    trainer.test(module, data, ckpt_path="best", verbose=False)
+    assert "test_accuracy" not in load_trained(run.folder).metadata
+    trainer.test(module, data, verbose=False)
+    assert load_trained(run.folder).metadata["test_accuracy"] == run.summary["test_acc"]
+    assert "test " in summary_table(run.summary)
+
+
+def test_the_command_repeats_a_run_of_python(tmp_path, synthetic_root, train_here):
+    seed_everything(3, verbose=False)
+    run = RunFolder(tmp_path / "runs")
+    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=50, flip="random")
+    make_trainer(tmp_path, run, max_epochs=1).fit(LitMiniVGG(dense_units=4, lr=0.05), data)
+    assert train_here("--config", run.folder / "config.yaml") == 0
+    repeated = json.loads((run.folder.parent / "2" / "summary.json").read_text())
+    assert repeated["weights_sha256"] == run.summary["weights_sha256"]
+    # A run that was not tested goes on with its test.
+    assert train_here("--resume", run.folder) == 0
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert (summary["test_acc"], summary["epochs"]) == (repeated["test_acc"], 1)
