@@ -52,7 +52,8 @@ class RunRecorder(EpochCallback, Checkpoint):
         self._has_validated = False
         self._val_metrics: dict[str, float] = {}
         self._num_drawn = 0
-        self._last_drawing = time.perf_counter()
+        # Long ago: a notebook shows the first epoch at once, and the end of a run that is killed soon need not draw it.
+        self._last_drawing = 0.0
         self._display: Any = None
 
     def state_dict(self) -> dict[str, Any]:
