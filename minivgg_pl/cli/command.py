@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from minivgg_pl import __version__
 from minivgg_pl.errors import InputError, as_line
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 WEIGHTS = "classic, wide, a run folder, .ckpt, .safetensors, or Keras' .h5 or .keras"
+VERSION = f"minivgg_pl {__version__}"
 NOTHING_TRAINED = "terminated. Nothing was trained yet"
 # The last part of an option, or advice in its place, and what people type who know it from other programs.
 SYNONYMS = {
@@ -53,11 +55,24 @@ class OneLineArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--version", action="version", version=VERSION, help="print the version")
+
+    def format_help(self) -> str:
+        """Return the help, with the commands as they are called."""
+        return as_called(super().format_help())
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with code 2."""
         hint = hint_for(message, re.findall(r"--\w[\w.-]*\w", self.format_help()))
         sys.exit(fail(f"{message} ({hint}see --help)", EXIT_BAD_INPUT))
+
+
+def as_called(text: str) -> str:
+    """Return `text` with `minivgg train` in place of `train.py` and so on, where the user called `minivgg`."""
+    if Path(sys.argv[0]).stem != "minivgg":
+        return text
+    names = r"(train|predict|evaluate|export|reproduce)\.py\b"
+    return re.sub(rf"(?:python scripts/(?:benchmarks/)?|(?<![\w/.-])){names}", r"minivgg \1", text)
 
 
 def hint_for(message: str, known: Sequence[str]) -> str:
@@ -144,7 +159,7 @@ def guarded(command: Callable[[], int]) -> int:
 
 def fail(message: str, code: int) -> int:
     """Print `message` as one line on stderr, and return `code`."""
-    print(f"error: {as_line(message)}", file=sys.stderr)
+    print(f"error: {as_called(as_line(message))}", file=sys.stderr)
     return code
 
 

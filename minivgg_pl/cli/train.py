@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from minivgg_pl.cli.command import EXIT_TERMINATED, NOTHING_TRAINED, fail, guarded
+from minivgg_pl.cli.command import EXIT_TERMINATED, NOTHING_TRAINED, VERSION, as_called, fail, guarded
 from minivgg_pl.cli.short_names import expand_short_names, help_text
 
 
@@ -14,7 +14,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `scripts/train.py` with `argv` (default: the process's own) and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
-        print(help_text(), end="")
+        print(as_called(help_text()), end="")
+        return 0
+    if "--version" in argv:
+        print(VERSION)
         return 0
     return guarded(lambda: _train(argv))
 

@@ -3,14 +3,17 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
+from minivgg_pl import __version__
+from minivgg_pl.cli import main as console
 from minivgg_pl.cli.evaluate import parse_arguments
 from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.cli.short_names import data_arguments, expand_short_names, help_text
 from tests.cli.test_recipes import ParserOnly, parse
-from tests.conftest import TRAIN
+from tests.conftest import REPOSITORY, TRAIN
 
 
 def test_help_fits_on_a_screen_and_gives_three_examples():
@@ -28,6 +31,44 @@ def test_help_is_printed_without_importing_torch():
     assert process.stdout == help_text()
     imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
     assert imported.isdisjoint({"torch", "lightning", "yaml", "jsonargparse"})
+
+
+def exit_code(*words):
+    try:
+        return console.main(words)
+    except SystemExit as stop:
+        return stop.code
+
+
+class TestMinivgg:
+    @pytest.fixture(autouse=True)
+    def as_installed(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/minivgg"])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def test_pip_installs_it(self):
+        scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+        assert scripts == {"minivgg": f"{console.__name__}:main"}
+
+    @pytest.mark.parametrize("command", console.COMMANDS)
+    def test_the_help_of_a_command_names_it_as_it_is_called(self, command, capsys):
+        assert exit_code(command, "--help") == 0
+        assert f"  minivgg {command} " in (text := capsys.readouterr().out)
+        assert f"\n  {command}.py" not in text
+
+    @pytest.mark.parametrize("command", [[], *([command] for command in console.COMMANDS)])
+    def test_the_version(self, command, capsys):
+        assert exit_code(*command, "--version") == 0
+        assert capsys.readouterr().out == f"minivgg_pl {__version__}\n"
+
+    def test_a_line_says_what_to_type(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr(console, "REPRODUCE", tmp_path / "reproduce.py")
+        for words, message in {
+            ("fit",): "minivgg fit: there is no such command; give one of train, predict, ",
+            ("reproduce",): "minivgg reproduce needs the repository: clone it",
+        }.items():
+            assert exit_code(*words) == 2
+            assert message in capsys.readouterr().err
 
 
 def test_help_names_the_defaults_that_the_code_has():
