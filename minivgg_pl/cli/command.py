@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from minivgg_pl import __version__
+from minivgg_pl.cli.model_class import import_model_class
 from minivgg_pl.errors import InputError, as_line
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ class OneLineArgumentParser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--version", action="version", version=VERSION, help="print the version")
 
+    def add_class_options(self) -> None:
+        """Add the options of `load_weights` but the source."""
+        self.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
+        self.add_argument(
+            "--model", metavar="MODULE.CLASS", help="the class of a run of train.py --model; its code runs"
+        )
+
     def format_help(self) -> str:
         """Return the help, with the commands as they are called."""
         return as_called(super().format_help())
@@ -94,19 +102,22 @@ def hint_for(message: str, known: Sequence[str]) -> str:
     return f"did you mean {alike[0]}? " if alike else ""
 
 
-def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
+def load_weights(source: str, classes: str | None = None, model: str | None = None) -> "TrainedNetwork":
     """Call `load_trained`, and say on stderr what a Keras file does not.
 
     Args:
         source: As `load_trained`.
         classes: Class names between commas, or a text file with a name on each line.
+        model: Import path of a subclass of LitMiniVGG, or None.
 
     Raises:
-        InputError: As `load_trained`; on names given twice, too few or too many, or for weights that have names.
+        InputError: As `load_trained` and `import_model_class`; on names given twice, too few or too many, or for
+            weights that have names.
     """
     # Late: torch takes a second or two to import, and the help text and most errors do not need it.
     from minivgg_pl.weights.load import load_trained
 
+    module_class = import_model_class(model) if model else None
     if classes and os.path.isfile(classes):
         names = Path(classes).read_text(encoding="utf-8-sig", errors="replace").splitlines()
     else:
@@ -114,7 +125,7 @@ def load_weights(source: str, classes: str | None = None) -> "TrainedNetwork":
     names = [name.strip() for name in names if name.strip()]
     if len(set(names)) < len(names):
         raise InputError(f"--classes: {max(names, key=names.count)} is there twice; give each class its own name")
-    trained = load_trained(source)
+    trained = load_trained(source, module_class)
     if names:
         own = trained.class_names
         if trained.has_class_names and not trained.assumed:

@@ -46,12 +46,12 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     """Return this command's own options, and those of the data."""
     parser = OneLineArgumentParser(
         prog="evaluate.py",
-        usage="evaluate.py WEIGHTS [--classes A,B] [--tta flip] [--output DIR] [--data.* ...]",
+        usage="evaluate.py WEIGHTS [--classes A,B] [--model MODULE.CLASS] [--tta flip] [--output DIR] [--data.* ...]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
     )
     parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
-    parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
+    parser.add_class_options()
     parser.add_argument("--tta", choices=["flip"], help="report also the mean over each image and its mirror image")
     parser.add_argument("--output", type=Path, metavar="DIR", help="new folder (default: runs/evaluate-<run>/<n>)")
     own: list[str] = []
@@ -83,7 +83,7 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
     if args.output and args.output.exists():
         raise InputError(f"--output {args.output}: it exists; give a new folder")
     runs.check_base(args.output or Path("runs"), option="--output")
-    trained = load_weights(args.weights, args.classes)
+    trained = load_weights(args.weights, args.classes, args.model)
     data, images = _prepare(data_options, trained)
     probabilities = _probabilities(trained, images)
     variant = trained.net.options["variant"]

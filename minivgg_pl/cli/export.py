@@ -44,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     """Read the command line."""
     parser = OneLineArgumentParser(prog="export.py", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
-    parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
+    parser.add_class_options()
     parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help="one of the above")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: the run's name, and the ending, here")
     parser.add_argument("--half", action="store_true", help="safetensors: keep kernels in float16, half the size")
@@ -53,6 +53,8 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if args.half and args.to != "safetensors":
         parser.error(f"--half has no effect with --to {args.to}: leave it out")
+    if args.model and (args.to not in ("onnx", "pt2") or args.temperature != 1):
+        parser.error("--model: a class of your own is exported with --to onnx or pt2 alone, and without --temperature")
     if not 0.01 <= args.temperature <= 100:
         parser.error(f"--temperature {args.temperature}: give a number from 0.01 to 100")
     return args
@@ -69,7 +71,7 @@ def export(args: Namespace) -> int:
     from minivgg_pl.weights.keras_h5 import keras_bytes, normalization_layer
     from minivgg_pl.weights.load import calibrated, weights_bytes
 
-    trained = load_weights(args.weights, args.classes)
+    trained = load_weights(args.weights, args.classes, args.model)
     if args.temperature != 1:
         trained = calibrated(trained, args.temperature)
     net = trained.net

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.config import dotted_options
 from minivgg_pl.cli.loggers import builder, is_for_run_folder, with_save_dir
+from minivgg_pl.cli.model_class import import_model_class, named_class
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import FOLDER, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
@@ -24,6 +26,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.plots.article import article_rows
 from minivgg_pl.runs import folder as runs
+from minivgg_pl.runs.checkpoint import DEFAULT_CLASS, class_path
 from minivgg_pl.training import checkpointing as saving
 from minivgg_pl.training.hardware import choose_precision
 from minivgg_pl.training.module import LitMiniVGG
@@ -46,7 +49,7 @@ class MiniVGGCLI(LightningCLI):
     """LightningCLI for LitMiniVGG and this package's data modules. It parses and builds; `fit.train` trains.
 
     Args:
-        args: Arguments whose short names are replaced by dotted options.
+        args: Arguments whose short names are replaced by dotted options; `--model_class` names a subclass.
         resume: Where a run continues, or None for a new run.
     """
 
@@ -55,7 +58,7 @@ class MiniVGGCLI(LightningCLI):
         self.lacks_bf16 = False
         self.initial_weights: TrainedNetwork | None = None
         super().__init__(
-            LitMiniVGG,
+            import_model_class(named_class(args)),
             ImageDataModule,
             subclass_mode_data=True,
             save_config_callback=None,  # RunFolder writes config.yaml.
@@ -72,13 +75,18 @@ class MiniVGGCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse `args`; LightningCLI's own method warns unless they come from `sys.argv`."""
         self.config = parser.parse_args([DEFAULT_DATA, *with_save_dir(args)])
+        self.config.model_class = class_path(self.model_class)
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise InputError(f"--seed_everything {seed}: give a whole number from 0 to {2**32 - 1}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
+        if missing := [name for name in signature(LitMiniVGG).parameters if name not in parser.get_defaults().model]:
+            advice = "take it, or **options, and hand it to super().__init__"
+            raise InputError(f"--model {class_path(self.model_class)}: its constructor has no {missing[0]}: {advice}")
         add = parser.add_argument
+        add("--model_class", type=str, default=DEFAULT_CLASS, help="Class that --model.* are the arguments of.")
         add("--curves.reference", type=Literal["article"] | None, help="Whose curve is drawn behind the run's.")
         add("--native_bf16", type=bool, default=False, help="Whether to train in bf16-mixed where that is native.")
         add("--checkpoint_every_n_steps", type=PositiveInt | None, help="Save last.ckpt after so many updates, too.")
@@ -141,6 +149,7 @@ class MiniVGGCLI(LightningCLI):
                 content = {self.resume.checkpoint: self.resume.content}
                 trainer.strategy.checkpoint_io = saving.AtomicCheckpointIO(content)
         else:
+            checks.report_unused(self.model, self.config.model, self.default_options())
             self.model.load_initial_weights(self.datamodule.class_names, self.initial_weights)
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer

@@ -60,7 +60,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     parser = OneLineArgumentParser(prog="predict.py", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="images, or folders of them")
     parser.add_argument("--weights", default=DEFAULT, metavar="NAME|PATH", help=f"{WEIGHTS} ({DEFAULT})")
-    parser.add_argument("--classes", metavar="A,B|FILE", help="class names, if the weights have none")
+    parser.add_class_options()
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (3)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers to a .csv or .json file instead")
     parser.add_argument(
@@ -82,7 +82,7 @@ def predict(args: Namespace) -> int:
     check_output("--output", args.output, [".csv", ".json"], args.overwrite)
     check_output("--grid", args.grid, [".png", ".jpg", ".pdf", ".svg"], args.overwrite)
     files = find_images(args.images)
-    trained = load_weights(args.weights, args.classes)
+    trained = load_weights(args.weights, args.classes, args.model)
     predictions = _answers(trained, files, args.top)
     if not predictions:
         return fail("none of the images could be read", EXIT_BAD_INPUT)

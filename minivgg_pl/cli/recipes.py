@@ -65,6 +65,8 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
         changed[name] = [key for key in compared if options.get(key) != recipe[key]]
     nearest = min(changed, key=lambda name: len(changed[name]))
     values = {key.rpartition(".")[2]: options.get(key) for key in changed[nearest]}
+    if options["model_class"] != defaults["model_class"]:
+        values["model"] = options["model_class"]
     for name in ("optimizer", "lr_scheduler", "data.train_transform", "data.val_transform"):
         if path := options.get(f"{name}.class_path"):
             values[name.removeprefix("data.")] = path.rpartition(".")[2]

@@ -9,12 +9,20 @@ from minivgg_pl.cli.config import dotted_options, read_config
 from minivgg_pl.data.base import NO_HYPERPARAMETERS, public_path
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
-from minivgg_pl.runs.checkpoint import CLASS_PATH, POSITION, data_state, last_checkpoint, read_checkpoint, run_folder_of
+from minivgg_pl.runs.checkpoint import (
+    CLASS_PATH,
+    MODEL_CLASS,
+    POSITION,
+    data_state,
+    last_checkpoint,
+    read_checkpoint,
+    run_folder_of,
+)
 
 # The checkpoint's state and the rows so far depend on them. A change would be recorded and have no effect (the
 # optimizer's state brings its own learning rate), or training images would become validation images.
 FIXED_OPTIONS = (
-    *("model", "optimizer", "lr_scheduler", "seed_everything"),
+    *("model_class", "model", "optimizer", "lr_scheduler", "seed_everything"),
     *(f"data.{name}" for name in ("class_path", "dataset", "image_size", "in_channels", "synthetic_size")),
     *(f"data.{name}" for name in ("val_size", "split_seed", "skip_broken", "flip", "shift")),
     *(f"data.{name}" for name in NO_HYPERPARAMETERS),
@@ -79,14 +87,17 @@ class ResumePoint:
             before = {name: defaults.get(name) for name in options} | before
         if CLASS_PATH in self.data_state:
             before["data.class_path"] = self.data_state[CLASS_PATH]
+        if MODEL_CLASS in self.content:
+            before["model_class"] = self.content[MODEL_CLASS]
         for name, was in before.items():
             now = options.get(name)
             if name == "data.class_path":
                 was, now = public_path(str(was)), public_path(str(now))
             if was != now and f"{name}.".startswith(tuple(f"{fixed}." for fixed in fixed_options)):
+                option = {"data.class_path": "data", "model_class": "model"}.get(name, name)
                 raise InputError(
                     f"--resume {self.checkpoint or self.folder}: {name} was {was} and cannot become {now} in the "
-                    f"middle of a run: give --{name.removesuffix('.class_path')} {was}, or train a new run"
+                    f"middle of a run: give --{option} {was}, or train a new run"
                 )
 
 

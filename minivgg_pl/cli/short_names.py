@@ -8,8 +8,8 @@ from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 
-# Short names that take a value. The first two stand for a dotted option each.
-SHORT_NAMES = {"--variant": "--model.variant", "--epochs": "--trainer.max_epochs"}
+# Short names that take a value. The first three stand for another option each.
+SHORT_NAMES = {"--variant": "--model.variant", "--epochs": "--trainer.max_epochs", "--model": "--model_class"}
 OTHER_SHORT_NAMES = ("--data", "--gpus", "--recipe", "--resume")
 FLAGS = {"--compile": "--compile=true", "--help.full": "--help"}
 
@@ -52,6 +52,8 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
             taken[name] = value
         elif name == "--data":
             expanded += data_arguments(value)
+        elif name == "--model" and _is_config(value):
+            expanded.append(f"--model={value}")
         elif name == "--gpus":
             expanded += _device_options(value)
         else:
@@ -66,10 +68,14 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
 def data_arguments(value: str) -> list[str]:
     """Return what `--data value` stands for: a folder of the user's own images, or else a data module as it is."""
     path = os.path.expanduser(value)
-    is_config = value.startswith("{") or value.endswith((".yaml", ".yml", ".json"))
-    if not is_config and (os.path.exists(path) or os.path.basename(path) != path):
+    if not _is_config(value) and (os.path.exists(path) or os.path.basename(path) != path):
         return ["--data=minivgg_pl.ImageFolderDataModule", f"--data.root={value}"]
     return [f"--data={value}"]
+
+
+def _is_config(value: str) -> bool:
+    """Return whether an option's value is a group of options, or a file of them."""
+    return value.startswith("{") or value.endswith((".yaml", ".yml", ".json"))
 
 
 def _device_options(gpus: str) -> list[str]:

@@ -13,9 +13,10 @@ from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.data.loader import LEAST_TO_TRAIN, check_position
 from minivgg_pl.errors import InputError
-from minivgg_pl.models.minivgg import NORMALIZATION
+from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.runs.checkpoint import POSITION
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
+from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.weights.load import TrainedNetwork
 
 # Settings that are used only with one value of another setting: (setting, the other, its value).
@@ -103,6 +104,15 @@ def fit_model_to_data(model: Any, data: ImageDataModule, defaults: Mapping[str, 
         if model[name] not in (defaults[f"model.{name}"], value):
             raise InputError(f"--model.{name} {model[name]}: the data have {value}; leave it out, of a config file too")
         model[name] = value
+
+
+def report_unused(module: LitMiniVGG, options: Any, defaults: Mapping[str, Any]) -> None:
+    """Say which of the options given, by a recipe too, a network of the user's own may not know."""
+    names = ("variant", "dense_units", "mean", "std", "batch_norm_momentum", "init", "dropout_samples", "freeze")
+    given = [f"--model.{name}" for name in names if options[name] != defaults[f"model.{name}"]]
+    if given and not isinstance(module.net, MiniVGG):
+        advice = "no effect, unless its constructor uses them"
+        rank_zero_info(f"{type(module).__name__} has a network of its own: {', '.join(given)} have {advice}")
 
 
 def take_normalization(model: Any, trained: TrainedNetwork, defaults: Mapping[str, Any]) -> None:

@@ -2,15 +2,13 @@
 
 import numpy as np
 import torch
-from torch import Tensor
-
-from minivgg_pl.models.minivgg import MiniVGG
+from torch import Tensor, nn
 
 BATCH_SIZE = 256
 
 
 @torch.inference_mode()
-def class_probabilities(net: MiniVGG, images: np.ndarray | Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
+def class_probabilities(net: nn.Module, images: np.ndarray | Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
     """Return the softmax of the logits, `(N, num_classes)` float32, on the CPU.
 
     Args:
@@ -21,7 +19,7 @@ def class_probabilities(net: MiniVGG, images: np.ndarray | Tensor, batch_size: i
     Raises:
         ValueError: If the images are not of the network's size.
     """
-    device = net.classifier.weight.device
+    device = next(net.parameters()).device
     parts = [
         # The permuted view is already in torch's channels_last format.
         net(part.to(device).permute(0, 3, 1, 2).float().div_(255)).float().softmax(dim=1).cpu()

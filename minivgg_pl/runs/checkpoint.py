@@ -13,6 +13,9 @@ from minivgg_pl.runs import folder as runs
 
 # Beside Lightning's own keys. `LitMiniVGG` keeps the sums of an unfinished epoch.
 EPOCH_SO_FAR = "epoch_so_far"
+# The import path of the module's class; checkpoints of earlier versions lack it.
+MODEL_CLASS = "model_class"
+DEFAULT_CLASS = "minivgg_pl.LitMiniVGG"
 # In the state of the data module, which data/base.py writes.
 SHUFFLE_SEED = "shuffle_seed"
 CLASS_NAMES = "class_names"
@@ -27,9 +30,16 @@ CHECKPOINT_TYPES = {
     "datamodule_hyper_parameters": dict,
     "epoch": int,
     "global_step": int,
+    MODEL_CLASS: str,
     EPOCH_SO_FAR: dict,
 }
 DATA_STATE_TYPES = {SHUFFLE_SEED: int, CLASS_NAMES: list, CLASS_PATH: str, POSITION: dict | None, SPLIT: dict}
+
+
+def class_path(kind: type) -> str:
+    """Return the path that a class is imported by; of this package, the public one."""
+    package = kind.__module__.partition(".")[0]
+    return f"{package if package == 'minivgg_pl' else kind.__module__}.{kind.__qualname__}"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from minivgg_pl.models.minivgg import MiniVGG
-from minivgg_pl.runs.checkpoint import EPOCH_SO_FAR
+from minivgg_pl.runs.checkpoint import EPOCH_SO_FAR, MODEL_CLASS, class_path
 from minivgg_pl.training.batch_norm import average_over_devices, first_images, measure_statistics
 from minivgg_pl.training.callbacks import EpochCallback
 from minivgg_pl.training.metrics import ends_epoch
@@ -40,6 +40,7 @@ class ModuleHooks(EpochCallback):
         if not (metrics.is_empty or ends_epoch(trainer)):
             sums = pl_module.all_gather(metrics.sums).reshape(-1, 3)
         checkpoint[EPOCH_SO_FAR] = {"sums": sums}
+        checkpoint[MODEL_CLASS] = class_path(type(pl_module))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         sums = checkpoint.get(EPOCH_SO_FAR, {}).get("sums")

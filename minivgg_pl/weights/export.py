@@ -112,7 +112,7 @@ def _program(net: nn.Module, trained: TrainedNetwork) -> torch.export.ExportedPr
     # Two images, because a batch size of one would become part of the program.
     sample = torch.zeros(2, *trained.net.image_shape)
     # The default from torch 2.7 on. The strict tracer of torch 2.6 stops at `get_submodule`.
-    return torch.export.export(net, (sample,), dynamic_shapes={"images": {0: torch.export.Dim("N")}}, strict=False)
+    return torch.export.export(net, (sample,), dynamic_shapes=({0: torch.export.Dim("N")},), strict=False)
 
 
 def model_card(trained: TrainedNetwork) -> str:

@@ -28,6 +28,8 @@ def load_initial_weights(net: MiniVGG, trained: TrainedNetwork, class_names: Seq
         InputError: If the weights are those of another network.
     """
     source = trained.source
+    if not isinstance(net, MiniVGG):
+        raise InputError(f"init_from is {source}: this network is a {type(net).__name__}, and no MiniVGG: leave it out")
     if (theirs := trained.net.options["variant"]) != (ours := net.options["variant"]):
         raise InputError(f"{source}: weights of {theirs}, and this network is {ours}: give --variant {theirs}")
     tensors = {name: tensor for name, tensor in trained.net.state_dict().items() if name not in NORMALIZATION}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from minivgg_pl import __version__
 from minivgg_pl.errors import InputError
@@ -39,7 +39,8 @@ class TrainedNetwork:
     """A trained network and what is known of it.
 
     Attributes:
-        net: In evaluation mode, on the CPU, in float32.
+        net: In evaluation mode, on the CPU, in float32. With a class of the user's own, a module with the attributes
+            `options` and `image_shape`, as MiniVGG.
         class_names: The name of each logit's class, in order.
         metadata: The known values among METADATA: data set, recipe, seed, epochs, and accuracy in [0, 1] on the test
             set.
@@ -65,13 +66,14 @@ class TrainedNetwork:
         return f"{self.source}: assumed, since Keras does not say it: {', '.join(self.assumed)}"
 
 
-def load_trained(source: str | Path) -> TrainedNetwork:
+def load_trained(source: str | Path, module_class: type | None = None) -> TrainedNetwork:
     """Read a trained network. No code in the file is run.
 
     Args:
         source: `"classic"` or `"wide"` for the weights that come with this package (`./wide` is a folder), a run folder
             (its last epoch), a `.ckpt` of this project, a `.safetensors` file that this project wrote, or the article's
             model as Keras 2 or 3 saved it, weights or all, to HDF5 or `.keras`.
+        module_class: The subclass of LitMiniVGG that the run folder or `.ckpt` is of, or None for LitMiniVGG itself.
 
     Raises:
         InputError: If there is nothing of that kind at `source`, or it is damaged.
@@ -88,13 +90,18 @@ def load_trained(source: str | Path) -> TrainedNetwork:
     if path.suffix == ".safetensors":
         content = _read_safetensors(path)
     elif path.suffix == ".ckpt":
-        content = _read_checkpoint(path)
+        content = _read_checkpoint(path, module_class)
     elif is_keras_file(path):
         content = _read_keras(path)
     else:
         raise InputError(f"{path}: not a file that this reads; give {KINDS}")
     options, tensors, class_names, metadata, assumed = content
-    net = _build(path, options, tensors)
+    if module_class is None:
+        net = _build(path, options, tensors)
+    elif path.suffix == ".ckpt":
+        net = _load_module(path, options, module_class)
+    else:
+        raise InputError(f"--model {module_class.__name__}: {source} is no run of it, and no .ckpt: leave it out")
     numbers = [str(number) for number in range(net.options["num_classes"])]
     class_names = numbers if class_names is None else class_names
     if not isinstance(class_names, list) or [type(name) for name in class_names] != [str] * len(numbers):
@@ -162,8 +169,14 @@ def _read_safetensors(path: Path) -> Content:
         raise InputError(f"{path}: its metadata are damaged ({error})") from error
 
 
-def _read_checkpoint(path: Path) -> Content:
+def _read_checkpoint(path: Path, module_class: type | None) -> Content:
     content = checkpoint.read_checkpoint(path)
+    given = module_class.__name__ if module_class else "LitMiniVGG"
+    recorded = content.get(checkpoint.MODEL_CLASS, given)
+    if recorded.rpartition(".")[2] != given:
+        # Not imported, since the file may come from anyone.
+        reads = f"evaluate.py, predict.py and export.py read it with --model {recorded}"
+        raise InputError(f"{path}: it was trained as {recorded}, and not as {given}: {reads}")
     hyperparameters, state = content["hyper_parameters"], checkpoint.data_state(content)
     options = {name: hyperparameters[name] for name in signature(MiniVGG).parameters if name in hyperparameters}
     tensors = {}
@@ -200,6 +213,18 @@ def _read_keras(path: Path) -> Content:
     images = f"images of {options['image_size']} pixels a side in [0, 1]"
     normalization = () if "mean" in options else (NO_NORMALIZATION,)
     return options, tensors, class_names, {}, (images, *normalization, named)
+
+
+def _load_module(path: Path, options: dict[str, Any], module_class: type) -> nn.Module:
+    """Return the user's own module as a network, with the attributes of MiniVGG that the commands read."""
+    try:
+        module = module_class.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights do not suit {module_class.__name__} ({error})") from error
+    net = nn.Sequential(module).eval()
+    net.options = {**options, "variant": module_class.__name__.lower()}
+    net.image_shape = (options["in_channels"], options["image_size"], options["image_size"])
+    return net
 
 
 def _build(path: Path, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MiniVGG:

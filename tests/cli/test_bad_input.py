@@ -31,7 +31,7 @@ OPTIONS = {
     "fit": "there are no subcommands, it always trains and then tests: leave fit out",
     "--config missing.yaml": "missing.yaml: there is no such file; give a YAML file, such as a run's config.yaml",
     "--config .": ": there is no such file; give a YAML file",
-    "--model classic": "--model classic: it is a group of options; give one of them, such as --variant",
+    "--trainer gpu": "--trainer gpu: it is a group of options; give one of them, such as --variant or --trainer.<",
     "--trainer.precision 7": "--trainer.precision 7: expected 64, 32, 16, transformer-engine, ",
     "--optimizer adam": "--optimizer adam: no such class; give Adam (",
     "--optimizer nothing.alike": "--optimizer nothing.alike: ",

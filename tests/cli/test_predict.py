@@ -106,7 +106,7 @@ def test_a_grey_network_gets_grey_images(images, tmp_path, capfd):
         (["images", "--grid=grid"], "--grid grid: give a name that ends in .png"),
         (["images", "--size=3"], "unrecognized arguments: --size=3"),
         (["images", "--out=x.csv"], "unrecognized arguments: --out=x.csv (did you mean --output? see --help)"),
-        (["images", "--model=wide"], "unrecognized arguments: --model=wide (did you mean --weights? see --help)"),
+        (["images", "--model=wide"], "MyVGG in my_module.py (wide belongs to --variant or --weights)"),
         ([], "required: IMAGE|FOLDER"),
         ([f"{'x' * 300}.png"], "x.png: File name too long"),
     ],

@@ -1,0 +1,71 @@
+"""`--model`: a subclass of LitMiniVGG in a file or package of the user's own."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minivgg_pl.errors import InputError
+from minivgg_pl.models.architectures import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from minivgg_pl.training.module import LitMiniVGG
+
+
+def named_class(args: Sequence[str]) -> str | None:
+    """Return the path of the class that the last `--model_class` or config file among `args` names, or None."""
+    # Late: the other commands need no YAML.
+    from minivgg_pl.cli.config import read_config
+
+    path = None
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        name, has_value, value = word.partition("=")
+        value = value if has_value else following
+        if name == "--model_class":
+            path = value
+        # The parser reports a file that is not there.
+        elif name == "--config" and Path(value).is_file():
+            path = read_config(Path(value)).get("model_class", path)
+    return path
+
+
+def import_model_class(path: str | None) -> "type[LitMiniVGG]":
+    """Return the class at the import path `path`, from the working directory too; None: LitMiniVGG.
+
+    Raises:
+        InputError: If there is none, or it is no subclass of LitMiniVGG.
+    """
+    # Late: torch and Lightning take seconds to import.
+    from minivgg_pl.runs.checkpoint import DEFAULT_CLASS
+    from minivgg_pl.training.module import LitMiniVGG
+
+    if path in (None, DEFAULT_CLASS):
+        return LitMiniVGG
+    *parents, name = str(path).split(".")
+    module_name = ".".join(parents)
+    give = "give the import path of a class, such as my_module.MyVGG for MyVGG in my_module.py"
+    if not parents or not all(part.isidentifier() for part in parents):
+        give += f" ({path} belongs to --variant or --weights)" if path in ARCHITECTURES else ""
+        raise InputError(f"--model {path}: {give}")
+    if (here := os.getcwd()) not in sys.path:
+        # First, as `python -m` does: scripts/ has modules too.
+        sys.path.insert(0, here)
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Another name is that of a package that the user's file needs.
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise InputError(f"--model {path}: there is no module {error.name} in {here}; {give}") from error
+    found = getattr(module, name, None)
+    if isinstance(found, type) and issubclass(found, LitMiniVGG):
+        return found
+    if found is None:
+        kinds = {key: value for key, value in vars(module).items() if isinstance(value, type)}
+        own = [key for key, value in kinds.items() if issubclass(value, LitMiniVGG) and value is not LitMiniVGG]
+        reason = f"{module_name} has no {name}, but {' and '.join(own) or 'no subclass of LitMiniVGG'}"
+    else:
+        reason = "no subclass of LitMiniVGG; from Python, RunFolder trains any LightningModule"
+    raise InputError(f"--model {path}: {reason}")
