@@ -91,6 +91,7 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         cli.model.net.compile()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
+        _report_early_stop(cli)
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         if cli.run_folder.summary:
             print(summary_table(cli.run_folder.summary))
@@ -105,6 +106,8 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         advice = f"The last good weights: {kept}" if kept.exists() else "No epoch was finished"
         return _stop(cli, str(error), EXIT_FAILED, advice)
     except RuntimeError as error:
+        if str(error).startswith("Early stopping conditioned on metric"):
+            raise InputError(f"--trainer.callbacks: {error}") from error
         # Gloo has no exception of its own, but its messages name its source files.
         is_lost_connection = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
         if cli.trainer.world_size == 1 or not is_lost_connection:
@@ -116,6 +119,15 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
         # SystemExit is Lightning's answer to Ctrl-C.
         return _stop(cli, "interrupted", EXIT_INTERRUPTED)
     return 0
+
+
+def _report_early_stop(cli: MiniVGGCLI) -> None:
+    epochs = cli.trainer.current_epoch
+    for stopping in cli.trainer.early_stopping_callbacks:
+        # A resumed run has the reason of an earlier stop, too.
+        if stopping.stopping_reason_message and stopping.stopped_epoch == epochs - 1:
+            reason = stopping.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            rank_zero_info(f"Stopped early, after epoch {epochs}: {reason}")
 
 
 def _stop(cli: MiniVGGCLI, reason: str, code: int, advice: str | None = None) -> int:

@@ -142,7 +142,7 @@ class MiniVGGCLI(LightningCLI):
             trainer = super().instantiate_trainer(**options, **kwargs)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--trainer: {error}") from error
-        checks.check_trainer(trainer, self.config.trainer, self.datamodule, self.resume)
+        checks.check_trainer(trainer, self.config.trainer, self.model, self.datamodule, self.resume)
         if self.resume and self.resume.checkpoint:
             saving.check_training_state(self.resume.content, self.model, f"--resume {self.resume.checkpoint}")
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:

@@ -28,6 +28,12 @@ DEFAULT_DATA = "--data=minivgg_pl.CIFAR10DataModule"
 DATA_MODULES = (CIFAR10DataModule, ImageFolderDataModule, TorchvisionDataModule)
 # Whose classes an option takes by their names alone.
 MODULES = (torch.optim, torch.optim.lr_scheduler, loggers, callbacks)
+# LightningCLI's, and where that is here.
+SUBCOMMANDS = {
+    "fit": "there are no subcommands, it always trains and then tests: leave fit out; ",
+    **dict.fromkeys(("validate", "test"), "evaluate.py RUN measures a trained network; "),
+    "predict": "predict.py IMAGE --weights RUN classifies images; ",
+}
 
 # Lightning turns it on: a text in place of a class or a section would be fetched, from s3:// and http:// too.
 jsonargparse.set_parsing_settings(config_read_mode_fsspec_enabled=False)
@@ -60,7 +66,7 @@ class OneLineParser(LightningArgumentParser):
         text = shortened(message)
         hint = hint_for(text, [*re.findall(r"--\w[\w.]*\w(?![\w.])", HELP), *self._options_with_data()])
         if subcommand := re.match(r"unrecognized arguments: (fit|validate|test|predict)\b", message, re.IGNORECASE):
-            hint = f"there are no subcommands, it always trains and then tests: leave {subcommand[1]} out; "
+            hint = SUBCOMMANDS[subcommand[1]]
         # The parser of the class's options may have said it.
         hint = "" if hint.rstrip("; ") in text else hint
         sys.exit(fail(f"{text} ({hint}see --help)", EXIT_BAD_INPUT))
@@ -93,6 +99,9 @@ def shortened(message: str) -> str:
     if found := re.search(pattern, message, re.DOTALL):
         reason = re.sub(r"(Parser key \"|[oO]ption '|[kK]ey '|did you mean --)", rf"\1{found[1]}.", found[3].strip())
         message = f"--{found[1]} {found[2]}: {reason}"
+    elif refused := re.match(r"Does not validate .+?\nErrors:\n  - (`.+?)\n", message, re.DOTALL):
+        # By the class itself, as it was built.
+        return refused[1]
     key = re.search(r"Parser key \"([^\"]+)\"", message)
     value = re.search(r"(?:Given|Got) value: (.*)|(?:load config|does not exist:|not a file:) '(.*)'", message)
     if not key or not value:
@@ -105,7 +114,10 @@ def shortened(message: str) -> str:
         return f"{given}: it is a group of options; give one of them, such as --variant or --{option}.<name>"
     if "import path" in message.lower() and not found:
         names = ", ".join(module.__name__ for module in DATA_MODULES) + ", or a folder of your own images that exists"
-        advice = names if option == "data" else _near_class(typed) or "the import path of one"
+        near = _near_class(typed)
+        if near == typed.rpartition(".")[2]:
+            return f"{given}: not a class for this option, or one whose package is not installed"
+        advice = names if option == "data" else near or "the import path of one"
         return f"{given}: no such class; give {advice}"
     types = re.findall(r"(?:Expected an? <class '|Not of type |typing\.Literal\[)(.+?)(?:'>|:|\])", message)
     names = dict.fromkeys(name.strip("'") for group in types for name in group.split(", ") if name != "NoneType")

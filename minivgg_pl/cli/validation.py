@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor
+from lightning.pytorch.callbacks import BackboneFinetuning, DeviceStatsMonitor, LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
 from minivgg_pl.cli.resume import ResumePoint
@@ -123,21 +124,26 @@ def take_normalization(model: Any, trained: TrainedNetwork, defaults: Mapping[st
             model[name] = value
 
 
-def check_trainer(trainer: Trainer, options: Any, data: ImageDataModule, resume: ResumePoint | None) -> None:
-    """Check that `trainer`, built from `options`, can train on its devices' shares of the data, and resume there.
+def check_trainer(
+    trainer: Trainer, options: Any, module: LitMiniVGG, data: ImageDataModule, resume: ResumePoint | None
+) -> None:
+    """Check that `trainer`, built from `options`, can train `module` on its devices' shares of the data, and resume.
 
     Raises:
         InputError: With the first problem.
     """
     for stopping in trainer.early_stopping_callbacks:
-        if stopping.strict and stopping.monitor not in LEARNING_COLUMNS:
-            # Lightning's own refusal comes after the first epoch.
+        # A class of the user's own may log others. Lightning's own refusal comes after the first epoch.
+        if stopping.strict and stopping.monitor not in LEARNING_COLUMNS and type(module) is LitMiniVGG:
             known = f"{', '.join(LEARNING_COLUMNS)}, or strict false for a metric that your own callback logs"
             raise InputError(f"--trainer.callbacks: EarlyStopping monitors {stopping.monitor!r}: give one of {known}")
     for callback in trainer.callbacks:
         if isinstance(callback, DeviceStatsMonitor | LearningRateMonitor) and not options.logger:
             name = type(callback).__name__
             raise InputError(f"--trainer.callbacks {name}: there is no logger to write to; give --trainer.logger, too")
+        if isinstance(callback, BackboneFinetuning) and not isinstance(getattr(module, "backbone", None), nn.Module):
+            name = type(module).__name__
+            raise InputError(f"--trainer.callbacks BackboneFinetuning: {name} has no `backbone`: give it that property")
     num_devices = trainer.num_devices * trainer.num_nodes
     size = data.global_batch_size(num_devices)
     if size < LEAST_TO_TRAIN * num_devices:

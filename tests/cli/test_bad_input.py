@@ -29,6 +29,8 @@ OPTIONS = {
     "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give CIFAR10DataModule",
     "--no_such_option 1": "no_such_option 1 (see --help)",
     "fit": "there are no subcommands, it always trains and then tests: leave fit out",
+    "validate runs/classic/1": "validate runs/classic/1 (evaluate.py RUN measures a trained network; see --help)",
+    "predict cat.jpg": "predict cat.jpg (predict.py IMAGE --weights RUN classifies images; see --help)",
     "--config missing.yaml": "missing.yaml: there is no such file; give a YAML file, such as a run's config.yaml",
     "--config .": ": there is no such file; give a YAML file",
     "--trainer gpu": "--trainer gpu: it is a group of options; give one of them, such as --variant or --trainer.<",
@@ -40,6 +42,8 @@ OPTIONS = {
     "--optimizer AdamW --optimizer.learning_rate 1": "did you mean --optimizer.lr? (",
     "--trainer.logger tensorboard": "--trainer.logger tensorboard: no such class; give TensorBoardLogger (",
     "--trainer.callbacks pytorch_lightning.callbacks.EarlyStopping": "give lightning.pytorch.callbacks.EarlyStopping (",
+    "--trainer.logger LitLogger": "LitLogger: not a class for this option, or one whose package is not installed (",
+    "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor val_acc --trainer.callbacks.mode up": "error: `mod",
     "--trainer.callbacks LearningRateMonitor": "LearningRateMonitor: there is no logger to write to; give --trainer",
     "--resume missing": "--resume missing: there is no such file or folder",
     # Options that do not suit each other, or the data.

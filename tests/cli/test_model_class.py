@@ -198,3 +198,22 @@ def test_options_that_a_network_of_ones_own_may_not_use_are_named(my_module, syn
     assert train_here(*synthetic_options, MODEL, "--variant=wide", "--trainer.fast_dev_run=1") == 0
     line = "MyVGG has a network of its own: --model.variant, --model.dense_units have no effect, unless its constructor"
     assert line in caplog.text
+
+
+def test_early_stopping_on_a_metric_of_ones_own_says_why_and_when(my_module, synthetic_options, train_here, caplog):
+    stopping = "--trainer.callbacks=EarlyStopping --trainer.callbacks.patience=1 --trainer.callbacks.monitor=constant"
+    few = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    assert train_here(*synthetic_options, *few, "--model=my_module.Logs", "--epochs=4", *stopping.split()) == 0
+    line = (
+        "Stopped early, after epoch 2: Monitored metric constant did not improve in the last 1 records. Best score: 0.5"
+    )
+    assert line in caplog.text
+
+
+def test_a_metric_that_is_never_logged_is_one_line(my_module, synthetic_options, train_here, capfd):
+    options = "--epochs=1 --trainer.limit_train_batches=1 --trainer.callbacks=EarlyStopping"
+    options += " --model=my_module.Logs --trainer.callbacks.monitor=val_f1"
+    assert train_here(*synthetic_options, *options.split()) == 2
+    error = capfd.readouterr().err
+    assert "Early stopping conditioned on metric `val_f1` which is not available" in error.splitlines()[-1]
+    assert "Traceback" not in error
