@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -17,11 +17,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.config import dotted_options
 from minivgg_pl.cli.loggers import builder, is_for_run_folder, with_save_dir
-from minivgg_pl.cli.model_class import import_model_class, named_class
+from minivgg_pl.cli.model_class import import_model_class, named_classes, search_here
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import FOLDER, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
+from minivgg_pl.data.description import describe_data
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.plots.article import article_rows
@@ -46,7 +47,7 @@ TRAINER_DEFAULTS = {
 
 
 class MiniVGGCLI(LightningCLI):
-    """LightningCLI for LitMiniVGG and this package's data modules. It parses and builds; `fit.train` trains.
+    """LightningCLI for LitMiniVGG and any data module. It parses and builds; `fit.train` trains.
 
     Args:
         args: Arguments whose short names are replaced by dotted options; `--model_class` names a subclass.
@@ -57,9 +58,12 @@ class MiniVGGCLI(LightningCLI):
         self.resume = resume
         self.lacks_bf16 = False
         self.initial_weights: TrainedNetwork | None = None
+        model_class, data_class = named_classes(args)
+        if "." in str(data_class) and not data_class.startswith("minivgg_pl."):
+            search_here()
         super().__init__(
-            import_model_class(named_class(args)),
-            ImageDataModule,
+            import_model_class(model_class),
+            LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=None,  # RunFolder writes config.yaml.
             trainer_defaults=dict(TRAINER_DEFAULTS),
@@ -116,9 +120,10 @@ class MiniVGGCLI(LightningCLI):
             self.lacks_bf16 = config.trainer.precision == "32-true"
         if self.resume:
             self.resume.check_unchanged(self._dotted(config), defaults)
-            data.check_state(self.resume.data_state)
+            if isinstance(data, ImageDataModule):
+                data.check_state(self.resume.data_state)
         root = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
-        base = root / f"{config.model.variant}{data.run_suffix}"
+        base = root / f"{config.model.variant}{describe_data(data).run_suffix}"
         runs.check_base(base)
         self.run_folder = RunFolder(
             root,
@@ -150,14 +155,14 @@ class MiniVGGCLI(LightningCLI):
                 trainer.strategy.checkpoint_io = saving.AtomicCheckpointIO(content)
         else:
             checks.report_unused(self.model, self.config.model, self.default_options())
-            self.model.load_initial_weights(self.datamodule.class_names, self.initial_weights)
+            self.model.load_initial_weights(describe_data(self.datamodule).class_names, self.initial_weights)
         rank_zero_only(self.datamodule.prepare_data)()
         return trainer
 
-    def _default_epochs(self, data: ImageDataModule) -> int:
+    def _default_epochs(self, data: LightningDataModule) -> int:
         """Return the number of epochs of the article, or as many as `--min_updates` needs on one device."""
         epochs, least = ARCHITECTURES[self.config.model.variant].epochs, self.config.min_updates
-        if least and data.train_size:
+        if least and getattr(data, "train_size", None):
             epochs = max(epochs, math.ceil(least * data.batch_size / (data.train_size - data.val_size)))
         return epochs
 

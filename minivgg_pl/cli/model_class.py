@@ -1,11 +1,11 @@
-"""`--model`: a subclass of LitMiniVGG in a file or package of the user's own."""
+"""Classes in files and packages of the user's own: `--model`, a subclass of LitMiniVGG, and `--data`."""
 
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
@@ -14,21 +14,28 @@ if TYPE_CHECKING:
     from minivgg_pl.training.module import LitMiniVGG
 
 
-def named_class(args: Sequence[str]) -> str | None:
-    """Return the path of the class that the last `--model_class` or config file among `args` names, or None."""
+def named_classes(args: Sequence[str]) -> tuple[str | None, str | None]:
+    """Return the import paths of the model's and of the data's class, which the last option or config file names."""
     # Late: the other commands need no YAML.
     from minivgg_pl.cli.config import read_config
 
-    path = None
+    found: dict[str, Any] = {}
     for word, following in zip(args, [*args[1:], ""], strict=True):
         name, has_value, value = word.partition("=")
         value = value if has_value else following
-        if name == "--model_class":
-            path = value
+        if name in ("--model_class", "--data"):
+            found[name.removeprefix("--")] = value
         # The parser reports a file that is not there.
         elif name == "--config" and Path(value).is_file():
-            path = read_config(Path(value)).get("model_class", path)
-    return path
+            found |= {key: value for key, value in read_config(Path(value)).items() if key in ("model_class", "data")}
+    data = found.get("data")
+    return found.get("model_class"), data.get("class_path") if isinstance(data, dict) else data
+
+
+def search_here() -> None:
+    """Let Python find the user's own files in the working directory, as `python -m` does; scripts/ has modules too."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def import_model_class(path: str | None) -> "type[LitMiniVGG]":
@@ -49,16 +56,14 @@ def import_model_class(path: str | None) -> "type[LitMiniVGG]":
     if not parents or not all(part.isidentifier() for part in parents):
         give += f" ({path} belongs to --variant or --weights)" if path in ARCHITECTURES else ""
         raise InputError(f"--model {path}: {give}")
-    if (here := os.getcwd()) not in sys.path:
-        # First, as `python -m` does: scripts/ has modules too.
-        sys.path.insert(0, here)
+    search_here()
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         # Another name is that of a package that the user's file needs.
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise InputError(f"--model {path}: there is no module {error.name} in {here}; {give}") from error
+        raise InputError(f"--model {path}: there is no module {error.name} in {os.getcwd()}; {give}") from error
     found = getattr(module, name, None)
     if isinstance(found, type) and issubclass(found, LitMiniVGG):
         return found

@@ -62,7 +62,9 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     # The most particular first: modern in speedrun's number of epochs is speedrun.
     for name in reversed(RECIPES):
         recipe = {**defaults, "trainer.max_epochs": options["trainer.max_epochs"], **recipe_options(name)}
-        changed[name] = [key for key in compared if options.get(key) != recipe[key]]
+        # A data module of another project may lack options of the recipe.
+        missing = [key for key in recipe_options(name) if key.startswith("data.") and key not in defaults]
+        changed[name] = [key for key in (*compared, *missing) if options.get(key) != recipe[key]]
     nearest = min(changed, key=lambda name: len(changed[name]))
     values = {key.rpartition(".")[2]: options.get(key) for key in changed[nearest]}
     if options["model_class"] != defaults["model_class"]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, DeviceStatsMonitor, LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
 from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.data.base import ImageDataModule
+from minivgg_pl.data.description import describe_data
 from minivgg_pl.data.loader import LEAST_TO_TRAIN, check_position
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
@@ -94,17 +95,18 @@ def _is_typed(model: Any, name: str, defaults: Mapping[str, Any]) -> bool:
     return model[name] not in [options.get(f"model.{name}") for options in known]
 
 
-def fit_model_to_data(model: Any, data: ImageDataModule, defaults: Mapping[str, Any]) -> None:
-    """Set what the data decide: number of classes, channels and size.
+def fit_model_to_data(model: Any, data: LightningDataModule, defaults: Mapping[str, Any]) -> None:
+    """Set what the data decide, as far as they say it: number of classes, channels and size.
 
     Raises:
         InputError: If another value was typed.
     """
-    channels, size, _ = data.image_shape
-    for name, value in (("num_classes", len(data.class_names)), ("in_channels", channels), ("image_size", size)):
-        if model[name] not in (defaults[f"model.{name}"], value):
+    channels, size, _ = data.image_shape if isinstance(data, ImageDataModule) else (None, None, None)
+    num_classes = len(describe_data(data).class_names) or None
+    for name, value in (("num_classes", num_classes), ("in_channels", channels), ("image_size", size)):
+        if value is not None and model[name] not in (defaults[f"model.{name}"], value):
             raise InputError(f"--model.{name} {model[name]}: the data have {value}; leave it out, of a config file too")
-        model[name] = value
+        model[name] = value or model[name]
 
 
 def report_unused(module: LitMiniVGG, options: Any, defaults: Mapping[str, Any]) -> None:
@@ -125,7 +127,7 @@ def take_normalization(model: Any, trained: TrainedNetwork, defaults: Mapping[st
 
 
 def check_trainer(
-    trainer: Trainer, options: Any, module: LitMiniVGG, data: ImageDataModule, resume: ResumePoint | None
+    trainer: Trainer, options: Any, module: LitMiniVGG, data: LightningDataModule, resume: ResumePoint | None
 ) -> None:
     """Check that `trainer`, built from `options`, can train `module` on its devices' shares of the data, and resume.
 
@@ -144,13 +146,8 @@ def check_trainer(
         if isinstance(callback, BackboneFinetuning) and not isinstance(getattr(module, "backbone", None), nn.Module):
             name = type(module).__name__
             raise InputError(f"--trainer.callbacks BackboneFinetuning: {name} has no `backbone`: give it that property")
-    num_devices = trainer.num_devices * trainer.num_nodes
-    size = data.global_batch_size(num_devices)
-    if size < LEAST_TO_TRAIN * num_devices:
-        reason = f"batch norm needs {LEAST_TO_TRAIN} on each of {num_devices} devices"
-        raise InputError(f"--data.batch_size {size}: {reason}; give {LEAST_TO_TRAIN * num_devices} or more")
-    if resume:
-        check_position(resume.data_state.get(POSITION) or {}, size, num_devices)
+    if isinstance(data, ImageDataModule):
+        _check_batch_size(trainer, data, resume)
     if any(method in str(options.strategy) for method in ("spawn", "fork", "notebook")):
         # Its processes train copies of the module, and nothing of them comes back to test and to sum up.
         raise InputError("--trainer.strategy: a strategy that spawns or forks cannot be tested afterwards; give ddp")
@@ -158,3 +155,13 @@ def check_trainer(
         rank_zero_info(f"Waiting for the processes of {trainer.num_nodes} machines: start the same command on each")
     if options.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
         raise InputError("--trainer.sync_batchnorm true: torch has it on GPUs alone; leave it out on the CPU")
+
+
+def _check_batch_size(trainer: Trainer, data: ImageDataModule, resume: ResumePoint | None) -> None:
+    num_devices = trainer.num_devices * trainer.num_nodes
+    size = data.global_batch_size(num_devices)
+    if size < LEAST_TO_TRAIN * num_devices:
+        reason = f"batch norm needs {LEAST_TO_TRAIN} on each of {num_devices} devices"
+        raise InputError(f"--data.batch_size {size}: {reason}; give {LEAST_TO_TRAIN * num_devices} or more")
+    if resume:
+        check_position(resume.data_state.get(POSITION) or {}, size, num_devices)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
 from minivgg_pl.models.dropout import ByteDropout
 from minivgg_pl.models.initialization import initialize
@@ -181,13 +182,13 @@ class MiniVGG(nn.Module):
         """Return logits `(N, num_classes)` for images `(N, in_channels, image_size, image_size)` in [0, 1].
 
         Raises:
-            ValueError: On images of another shape, or of an integer type.
+            InputError: A ValueError; on images of another shape, or of an integer type.
         """
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
             expected = ", ".join(map(str, self.image_shape))
-            raise ValueError(f"images have shape {tuple(images.shape)}: give (N, {expected})")
+            raise InputError(f"images have shape {tuple(images.shape)}: give (N, {expected})")
         if not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype}: give floats in [0, 1], such as bytes divided by 255")
+            raise InputError(f"images are {images.dtype}: give floats in [0, 1], such as bytes divided by 255")
         # A network in half or double precision takes float32 images, too.
         x = images.to(self.classifier.weight.dtype)
         if self.mean is not None:

@@ -1,0 +1,72 @@
+"""`--data` with a LightningDataModule that is not of this package."""
+
+import json
+import sys
+
+import pytest
+
+from tests.cli.test_train import checkpoint, metrics
+
+MY_DATA = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Squares(LightningDataModule):
+    classes = ["dark", "grey", "light"]
+
+    def __init__(self, as_bytes: bool = False, num_labels: int = 3):
+        super().__init__()
+        self.as_bytes, self.num_labels = as_bytes, num_labels
+
+    def loader(self):
+        labels = torch.arange(24) % self.num_labels
+        images = (labels / 3).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+        images = images.mul(255).byte() if self.as_bytes else images.contiguous()
+        return DataLoader(TensorDataset(images, labels), batch_size=8, shuffle=True)
+
+    train_dataloader = val_dataloader = test_dataloader = loader
+"""
+OPTIONS = ["--gpus=0", "--data=my_data.Squares", "--model.dense_units=4", "--epochs=1"]
+
+
+@pytest.fixture
+def my_data(tmp_path, monkeypatch):
+    """The user's file in the working directory."""
+    (tmp_path / "my_data.py").write_text(MY_DATA)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_data", raising=False)
+
+
+def test_it_leaves_a_run_folder_that_resumes(my_data, tmp_path, train_here, capfd):
+    assert train_here(*OPTIONS, "--recipe=modern") == 0
+    run = tmp_path / "runs" / "classic-squares" / "1"
+    assert checkpoint(run)["hyper_parameters"]["num_classes"] == 3
+    assert (run / "report.csv").read_text().splitlines()[1].startswith("dark,")
+    assert train_here("--resume", run, "--epochs=2") == 0
+    assert [row["epoch"] for row in metrics(run)] == ["1", "2"]
+    # What the data module cannot do is not claimed.
+    assert json.loads((run / "summary.json").read_text())["recipe"].startswith("modern, changed: ")
+    assert "flip null" in (run / "config.yaml").read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.as_bytes=true"], "error: images are torch.uint8: give floats in [0, 1]"),
+        (["--model.num_classes=5"], "--model.num_classes 5: the data have 3; leave it out"),
+        (["--data.num_labels=4"], "error: targets hold the class 3, and the network has classes 0 to 2"),
+        (["--data.nothing=4"], "nothing' is not "),
+        (["--data=my_data.Nothing"], "--data my_data.Nothing: "),
+    ],
+)
+def test_what_does_not_fit_is_one_line(my_data, train_here, capfd, options, message):
+    try:
+        code = train_here(*OPTIONS, *options)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    error = capfd.readouterr().err
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
