@@ -37,6 +37,8 @@ def draw_confusion_matrix(
     counts = np.asarray(matrix)
     side = 2.0 + 0.58 * min(max(len(counts), 6), MAX_COUNTED_CLASSES)
     figure, axes = new_axes(side + 0.6, side, title)
+    # Squares narrow the axes, which `constrained` alone does not reckon with: labels would be cut off on the left.
+    figure.set_layout_engine("compressed")
     axes.spines[:].set_visible(False)
     # The row of a class without images stays zero.
     row_shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

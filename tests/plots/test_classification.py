@@ -62,3 +62,11 @@ def test_neighbouring_counts_and_class_names_do_not_overlap(draw):
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not any(left.overlaps(right) for left, right in zip(boxes[:-1], boxes[1:], strict=True))
     assert all(label.get_window_extent().x0 > 0 for label in axes.get_yticklabels())
+
+
+@pytest.mark.parametrize("length", [8, 14])
+def test_labels_stay_inside_the_figure(draw, length):
+    figure = draw(np.eye(2, dtype=int), ["x" * length] * 2)
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0
