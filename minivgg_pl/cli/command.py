@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import os
 import re
 import sys
@@ -144,6 +145,9 @@ def load_weights(source: str, classes: str | None = None, model: str | None = No
 
 def guarded(command: Callable[[], int]) -> int:
     """Return the exit code of `command()`; bad input and Ctrl-C become one line each."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a file or a class need not be text in the terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return command()
     except InputError as error:

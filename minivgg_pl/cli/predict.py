@@ -90,9 +90,6 @@ def predict(args: Namespace) -> int:
         write_atomically(args.output, as_csv(predictions) if args.output.suffix == ".csv" else as_json(predictions))
         print(f"wrote {args.output}: {len(predictions):,} images")
     else:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A file's name need not be text in the terminal's encoding.
-            sys.stdout.reconfigure(errors="backslashreplace")
         print(as_lines(predictions, aligned=sys.stdout.isatty()), flush=True)
     if args.grid:
         _draw_grid(args.grid, predictions)

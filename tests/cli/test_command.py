@@ -1,5 +1,6 @@
 """Help, short names and conflicts between options."""
 
+import io
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from minivgg_pl import __version__
 from minivgg_pl.cli import main as console
+from minivgg_pl.cli.command import guarded
 from minivgg_pl.cli.evaluate import parse_arguments
 from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.cli.short_names import data_arguments, expand_short_names, help_text
@@ -124,3 +126,10 @@ def test_a_folder_is_the_users_own_images(tmp_path, typed):
 @pytest.mark.parametrize("value", ["ImageFolderDataModule", "minivgg_pl.X", "data.yaml", "in/data.yml", '{"a": "b/c"}'])
 def test_data_modules_and_their_configs_are_no_folders(value):
     assert data_arguments(value) == [f"--data={value}"]
+
+
+def test_names_that_the_terminal_cannot_show_are_printed_escaped(monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "cp1252"))
+    assert guarded(lambda: print("runs/classic-\u732b", flush=True) or 0) == 0
+    assert printed.getvalue().split() == [rb"runs/classic-\u732b"]
