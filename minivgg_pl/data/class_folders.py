@@ -1,14 +1,18 @@
 """Folders of images, one for each class: their layout, their files, and a line that describes them."""
 
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from minivgg_pl.data.base import Split
 from minivgg_pl.data.image_files import MOST_NAMES, all_files, image_files, other_files, some, subfolders
+from minivgg_pl.data.split import stratified_split
 from minivgg_pl.errors import InputError
 
 # Usual names of the folders of splits, which may end in "set": `Train`, `training-set`.
@@ -62,12 +66,17 @@ class ClassFolders:
     def describe(self, num_held_out: int) -> str:
         """Return a line: which images, of which classes, the largest first, how they are split, what was left out."""
         counts = Counter(self.class_names[label] for _, label in self.samples["train"])
-        classes = [f"{name} {count:,}" for name, count in counts.most_common()]
+        classes = [f"{name if name == name.strip() else repr(name)} {count:,}" for name, count in counts.most_common()]
         if len(classes) > MOST_CLASSES:
             classes[MOST_NAMES:-1] = ["..."]
         parts = [f"{self.folder}: {counts.total():,} images of {len(counts)} classes ({', '.join(classes)})"]
         if num_held_out:
-            parts.append(f"{num_held_out:,} held out for validation")
+            labels = torch.tensor([label for _, label in self.samples["train"]])
+            # No seed changes how many of each class are chosen.
+            held_out = set(labels[stratified_split(labels, num_held_out, seed=0)].tolist())
+            without = [name for label, name in enumerate(self.class_names) if label not in held_out]
+            lack = f", without {len(without)} of the classes ({some(without)}): a larger val_size has more"
+            parts.append(f"{num_held_out:,} held out for validation{lack if without else ''}")
         for split in [split for split in self.samples if split != "train"]:
             parts.append(f"{split}: {len(self.samples[split]):,} in {self.places[split].name}")
         if self.left_out:
@@ -141,7 +150,8 @@ def _split_folders(folder: Path, folders: Sequence[str]) -> dict[Split, Path]:
 
 def _check_layout(train: Path, names: Sequence[str], unused: Sequence[Path]) -> None:
     """Refuse class folders, and `unused` ones beside the splits, that may be splits themselves."""
-    if all(map(_split_of, names)):
+    # As in `train` and `test1`; numbered ones alone, such as dev1 and dev2, are classes.
+    if any(map(_split_of, names)) and all(_split_of(name.rstrip(string.digits)) for name in names):
         raise InputError(f"{train}: {some(names)} have no class folders: sort the images into a folder for each class")
     places = [*(train / name for name in names), *unused]
     inside = {train: set(names)} | {place: set(subfolders(place)) for place in places}
@@ -155,3 +165,12 @@ def _check_layout(train: Path, names: Sequence[str], unused: Sequence[Path]) -> 
             "classes, name the outer ones train, val and test, and move others elsewhere; if the outer ones are the "
             "classes, put each one's images directly into it"
         )
+    for place in unused:
+        # Directly: run folders hold charts further below.
+        holding = sorted({path.parent.name for path in image_files(place) if path.parent.parent == place})
+        if len(holding) > 1:
+            raise InputError(
+                f"{place}: its class folders ({some(holding)}) would not be used, only those of {train.name} "
+                f"({some(names)}): if {place.name} and {train.name} are classes, put each one's images directly into "
+                f"it; otherwise name {place.name} val or test, or move it elsewhere"
+            )

@@ -36,6 +36,8 @@ def below(folder, files=PETS):
             [*below("train-set"), *below("Validation"), *below("testing")],
             {"train": "train-set", "val": "Validation", "test": "testing"},
         ),
+        # What others put beside the splits: runs with their charts, a folder of a manual.
+        ([*below("train"), "runs/a/1/curves.png", "runs/b/1/curves.png", "docs/images/1.jpg"], {"train": "train"}),
         # Images of a test that has no classes.
         ([*below("train"), "test/1.jpg"], {"train": "train"}),
         # One folder around all, as an archive leaves it.
@@ -56,7 +58,9 @@ def test_splits_and_classes_are_found(tmp_path, files, places):
 
 
 def test_a_folder_called_train_is_a_class_if_it_holds_no_folders(tmp_path):
-    found = find_class_folders(make(tmp_path, "bus/1.jpg", "bus/2.jpg", "train/1.jpg", "train/2.jpg"))
+    # Numbered alone, they are no splits.
+    assert find_class_folders(make(tmp_path / "x", "dev1/1.jpg", "dev2/1.jpg")).class_names == ["dev1", "dev2"]
+    found = find_class_folders(make(tmp_path / "y", "bus/1.jpg", "bus/2.jpg", "train/1.jpg", "train/2.jpg"))
     assert found.class_names == ["bus", "train"]
 
 
@@ -75,8 +79,14 @@ def test_a_folder_called_train_is_a_class_if_it_holds_no_folders(tmp_path):
         ([*below("train"), *below("holdout")], r"/train, .*/holdout hold the same folders \(cat, dog\)"),
         ([*below("train"), *below("test"), "eval/cat/1.jpg", "eval/dog/1.jpg"], "/train, .*/eval hold the same"),
         ([*PETS, *below("holdout")], r"/holdout hold the same folders \(cat, dog\)"),
+        ([*below("train"), "extra/bird/1.jpg", "extra/fox/1.jpg"], r"extra: its class folders \(bird, fox\) would not"),
+        (
+            ["train/steam/1.jpg", "train/diesel/1.jpg", "car/suv/1.jpg", "car/van/1.jpg"],
+            r"/car: its .* \(suv, van\) would not be used, only those of train \(diesel, steam\): if car and train are",
+        ),
         # Splits without classes, as in a contest's archive.
         (["train/cat.1.jpg", "train/dog.1.jpg", "test/1.jpg"], "test, train have no class folders: sort"),
+        (["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg"], "test1, train have no class folders: sort"),
         (["cat/1.jpg"], r"one class folder \(cat\); give a folder with one folder of images"),
         (below("a/b/c"), r"/a: it has one class folder \(b, which holds c\)"),
         (["1.jpg", "2.jpg"], "no class folders"),
@@ -135,13 +145,19 @@ def test_no_folder_a_file_and_a_circle_of_links_are_refused(tmp_path):
         (
             [*below("pets"), *(f"pets/{n}.jpg" for n in range(5)), "__MACOSX/x.jpg"],
             1,
-            "4 images of 2 classes (cat 2, dog 2); 1 held out for validation; left out, not images in a "
-            "class folder: 5 (pets/0.jpg, pets/1.jpg, pets/2.jpg, ...)",
+            "4 images of 2 classes (cat 2, dog 2); 1 held out for validation, without 1 of the classes (dog): a larger "
+            "val_size has more; left out, not images in a class folder: 5 (pets/0.jpg, pets/1.jpg, pets/2.jpg, ...)",
         ),
         (
             [*(f"{n:03}/{image}.jpg" for n in range(200) for image in range(2)), "007/2.jpg"],
             80,
-            "401 images of 200 classes (007 3, 000 2, 001 2, ..., 199 2); 80 held out for validation",
+            "401 images of 200 classes (007 3, 000 2, 001 2, ..., 199 2); 80 held out for validation, without 120 of "
+            "the classes (080, 081, 082, ...): a larger val_size has more",
+        ),
+        (
+            [*PETS, "cat /1.jpg"],
+            0,
+            "5 images of 3 classes (cat 2, dog 2, 'cat ' 1)",
         ),
     ],
 )
