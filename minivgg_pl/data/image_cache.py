@@ -1,4 +1,4 @@
-"""The cache of decoded images: one file that grows, in which an image is found by its path, size and time."""
+"""The cache of decoded images: one file that grows, in which an image is found by its path, size and times."""
 
 from collections.abc import Sequence
 from pathlib import Path

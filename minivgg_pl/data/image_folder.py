@@ -166,15 +166,16 @@ def _num_held_out(val_size: float | None, train_size: int, splits: Collection[st
 
 
 def _digests(folder: Path, samples: Sequence[Sample]) -> tuple[str, list[int]]:
-    """Return the digest of a split's names, classes and sizes, and a key for each file: its path, size and time."""
+    """Return the digest of a split's names, classes and sizes, and a key for each file: its path, size and times."""
     place, names, keys = str(folder.resolve()), hashlib.sha256(), []
     for path, label in samples:
-        name, size, time = path.removeprefix(f"{folder}{os.sep}"), 0, 0
+        name, size, times = path.removeprefix(f"{folder}{os.sep}"), 0, ()
         # A link that leads nowhere is reported with the images that cannot be read.
         with suppress(OSError):
             status = os.stat(path)
-            size, time = status.st_size, status.st_mtime_ns
+            # The second changes where two files exchange their names.
+            size, times = status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
         names.update(json.dumps([name, label, size]).encode())
-        key = hashlib.sha256(json.dumps([place, name, size, time]).encode()).digest()
+        key = hashlib.sha256(json.dumps([place, name, size, *times]).encode()).digest()
         keys.append(int.from_bytes(key[:8]))
     return names.hexdigest()[:16], keys

@@ -1,6 +1,8 @@
 """The user's own images: real files in folders, through the data module and through the command."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,25 @@ def test_images_are_decoded_once_and_those_that_change_again(images, decoded):
     assert len(load(images).train_set) == 47
     assert decoded[60:] == [str(changed)]
     assert len(list((images / ".minivgg_cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("exchange", [os.replace, shutil.copy2])
+def test_images_of_equal_size_and_time_that_exchange_their_names_are_decoded_again(tmp_path, exchange):
+    for name, shade in {"dark": 40, "light": 200}.items():
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (32, 32), (shade,) * 3).save(tmp_path / name / f"{number}.bmp")
+            os.utime(tmp_path / name / f"{number}.bmp", (0, 0))
+    before = load(tmp_path, batch_size=2)
+    dark, light, other = tmp_path / "dark" / "0.bmp", tmp_path / "light" / "0.bmp", tmp_path / "other"
+    for source, target in ((dark, other), (light, dark), (other, light)):
+        exchange(source, target)
+    after = load(tmp_path, batch_size=2)
+    assert before.fingerprint == after.fingerprint
+    pixels = [image for part in (after.train_set, after.val_set) for image in part.images[:, 0, 0, 0].tolist()]
+    names = [*after.train_set.names, *after.val_set.names]
+    shades = {"dark/0.bmp": 200, "dark/1.bmp": 40, "light/0.bmp": 40, "light/1.bmp": 200}
+    assert dict(zip(names, pixels, strict=True)) == shades
 
 
 def _break(images, *names):
