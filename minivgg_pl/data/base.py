@@ -88,10 +88,10 @@ class ImageDataModule(ImageSets):
         if batch_size < LEAST_TO_TRAIN:
             raise InputError(f"batch_size is {batch_size}: give {LEAST_TO_TRAIN} or more")
         self.train_size = train_size
+        if val_size < 1 and not {"val", "test"} & set(splits):
+            raise InputError(f"val_size is {val_size}: without a val or test set, give 1 or more images to hold out")
         if train_size is not None:
             check_val_size(train_size, len(class_names), val_size)
-        if not (val_size or {"val", "test"} & set(splits)):
-            raise InputError(f"val_size is {val_size}: without a val or test set, give 1 or more images to hold out")
         self.class_names = list(class_names)
         self.image_shape = image_shape
         self.dataset = dataset

@@ -13,8 +13,10 @@ def check_val_size(train_size: int, num_classes: int, val_size: int) -> None:
         InputError: If it is negative, or leaves a class without an image.
     """
     largest = train_size - num_classes
-    if not 0 <= val_size <= largest:
+    if val_size < 0:
         raise InputError(f"val_size is {val_size}: give 0 (validate on the test set) to {largest}")
+    if val_size > largest:
+        raise InputError(f"val_size is {val_size}: give at most {largest}, since each class keeps an image to train on")
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> Tensor:

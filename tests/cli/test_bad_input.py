@@ -60,7 +60,7 @@ OPTIONS = {
     "--lr_scheduler StepLR --lr_scheduler.step_size 1": "--lr_scheduler has no effect without --optimizer",
     # Values out of range, by the class that takes them.
     "--seed_everything -1": "--seed_everything -1: give a whole number from 0 to 4294967295",
-    "--data.val_size 200": "val_size is 200: give 0 ",
+    "--data.val_size 200": "val_size is 200: give at most 190, since",
     "--model.dense_units 0": "dense_units is 0",
     "--model.std [.nan,1,1]": "every value must be above 0",
     "--model.batch_norm_momentum 0": "batch_norm_momentum is 0.0: give above 0 to 1",

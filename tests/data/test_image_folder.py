@@ -281,8 +281,9 @@ def test_the_cache_may_lie_elsewhere(images, tmp_path):
     ("options", "message"),
     [
         ({"val_size": float("nan")}, "val_size is nan"),
-        ({"val_size": 0}, "val_size is 0: without a val or test set"),
-        ({"val_size": 58}, "val_size is 58"),
+        ({"val_size": 0}, "val_size is 0: without a val or test set, give 1 or more"),
+        ({"val_size": -1}, "val_size is -1: without a val or test set, give 1 or more"),
+        ({"val_size": 58}, "val_size is 58: give at most 57, since each class keeps an image to train on"),
         ({"val_size": 2.5}, "a whole number of images, or a share below 1"),
         ({"image_size": 30}, "image_size is 30: give a multiple of 4"),
         ({"in_channels": 2}, "in_channels is 2: give 3 for colour or 1 for grey"),
