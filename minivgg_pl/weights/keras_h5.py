@@ -128,6 +128,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         if not h5py.is_hdf5(path):
             check_archive(path)
             with zipfile.ZipFile(path) as archive:
+                if "model.weights.h5" not in archive.namelist():
+                    others = (
+                        "PyTorch's .pt, .pth and .pt2 are others: give a .safetensors, or a run's .ckpt by that name"
+                    )
+                    raise InputError(f"a zip archive, but no .keras file ({others})")
                 source, config = io.BytesIO(archive.read("model.weights.h5")), archive.read("config.json")
         with h5py.File(source, "r") as file:
             config = file.attrs.get("model_config", config)

@@ -86,7 +86,7 @@ def load_trained(source: str | Path, module_class: type | None = None) -> Traine
     elif path.is_dir():
         path = checkpoint.last_checkpoint(path)
     elif not path.is_file():
-        raise InputError(f"{path}: there is no such file or folder; give {KINDS}")
+        raise InputError(f"{source}: there is no such file or folder; give {KINDS}")
     if path.suffix == ".safetensors":
         content = _read_safetensors(path)
     elif path.suffix == ".ckpt":

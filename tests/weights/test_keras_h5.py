@@ -228,7 +228,7 @@ def _archive(compression, **members):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (_archive(zipfile.ZIP_STORED, config_json="{}"), "not a readable Keras file.*no item named 'model.weights.h5'"),
+        (_archive(zipfile.ZIP_STORED, config_json="{}"), r"a zip archive, but no \.keras file \(PyTorch's .pt"),
         (_archive(zipfile.ZIP_DEFLATED, model_weights_h5=bytes(10**6)), "its entries are compressed"),
         (_archive(zipfile.ZIP_STORED, model_weights_h5="x", config_json="{}"), "not a readable Keras file"),
         (_archive(zipfile.ZIP_STORED, config_json="{}")[:30], "not a readable Keras file"),

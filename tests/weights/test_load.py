@@ -151,15 +151,21 @@ def test_a_checkpoint_of_other_things_than_tensors_is_refused(value, tmp_path):
 def test_what_is_not_there_or_not_a_file_of_this_project_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "it.pth")
     torch.save({"state_dict": {}}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     for path, message in (
         ("missing", "there is no such file or folder; give classic, wide, a run folder"),
+        ("https://a.org/b", "^https://a.org/b: there is no such file"),
+        (
+            "it.pth",
+            r"it.pth: a zip archive, but no \.keras file \(PyTorch's .pt, .pth and .pt2 are others: give a .safe",
+        ),
         ("notes.txt", "not a file that this reads"),
         ("empty", "has no checkpoints/last.ckpt"),
         ("old.ckpt", "not a readable checkpoint"),
     ):
         with pytest.raises(InputError, match=message):
-            load_trained(tmp_path / path)
+            load_trained(path if "://" in path else tmp_path / path)
 
 
 class Payload:
