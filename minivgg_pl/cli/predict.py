@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     """Read the command line."""
     parser = OneLineArgumentParser(prog="predict.py", description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="images, or folders of them")
+    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="images, or folders of them")
     parser.add_argument("--weights", default=DEFAULT, metavar="NAME|PATH", help=f"{WEIGHTS} ({DEFAULT})")
     parser.add_class_options()
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (3)")
@@ -96,7 +96,7 @@ def predict(args: Namespace) -> int:
     return EXIT_FAILED if len(predictions) < len(files) else 0
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[str]) -> list[Path]:
     """Return the files at `paths`, and the image files in the folders there and below, sorted.
 
     Raises:
@@ -105,9 +105,10 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     from minivgg_pl.data.image_files import image_files, other_files
 
     files: list[Path] = []
-    for path in paths:
+    for typed in paths:
+        path = Path(typed)
         if not path.exists():
-            raise InputError(f"{path}: there is no such file or folder; give an image or a folder of them")
+            raise InputError(f"{typed}: there is no such file or folder; give an image or a folder of them")
         found = image_files(path) if path.is_dir() else [path]
         if not found:
             raise InputError(f"{path}: the folder has no images{other_files(path)}; give one that has, or an image")
@@ -138,6 +139,8 @@ def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> list
                 pixels.append(read_image(file, size, channels, warn))
                 readable.append(file)
             except InputError as error:
+                if len(files) == 1:
+                    raise
                 warn(f"skipped: {error}")
         if pixels:
             best = class_probabilities(trained.net, np.stack(pixels)).topk(min(top, len(names)))

@@ -46,7 +46,10 @@ def test_a_folder_is_answered_in_order_and_an_unreadable_file_is_named(images, c
     assert [line.split("\t")[0] for line in out.splitlines()] == [
         str(images / name) for name in ("a.jpg", "b.png", "more/c.webp")
     ]
-    assert error == f"skipped: {images / 'broken.png'}: not an image that Pillow can read\n"
+    skipped = f"skipped: {images / 'broken.png'}: not an image that Pillow can read\n"
+    assert error == skipped
+    assert main([str(images / "broken.png")] * 2) == 2
+    assert capfd.readouterr().err == 2 * skipped + "error: none of the images could be read\n"
 
 
 def test_a_warning_and_a_refusal_are_one_line_each_whatever_the_name(images, capfd):
@@ -95,7 +98,8 @@ def test_a_grey_network_gets_grey_images(images, tmp_path, capfd):
     ("options", "message"),
     [
         (["missing.png"], "missing.png: there is no such file or folder"),
-        (["images/broken.png"], "none of the images could be read"),
+        (["https://a.org/cat.jpg"], "error: https://a.org/cat.jpg: there is no such file or folder"),
+        (["images/broken.png"], "error: images/broken.png: not an image that Pillow can read"),
         (["empty"], "empty: the folder has no images"),
         (["phone"], "phone: the folder has no images, but 1 of formats that are not read (IMG_1.HEIC): convert"),
         (["images", "--top=0"], "--top 0: give 1 or more"),
@@ -125,7 +129,8 @@ def test_bad_input_is_one_line(images, tmp_path, monkeypatch, capfd, options, me
     error = capfd.readouterr().err
     assert code == 2
     assert message in error
-    assert error.splitlines()[-1].startswith("error: ")
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "old.csv").read_text() == "mine"
 
