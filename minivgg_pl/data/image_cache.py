@@ -28,7 +28,7 @@ def decode_images(
         `(N,)` int64, -1 for one that cannot be read; and warnings about others.
 
     Raises:
-        InputError: If the cache cannot be written.
+        InputError: If the cache cannot be read or written.
     """
     row = np.zeros((), [("key", np.uint64), ("pixels", np.uint8, (size, size, channels))])
     places = _places(_load(path, row.dtype))
@@ -59,8 +59,11 @@ def decode_images(
 
 def _load(path: Path, dtype: np.dtype) -> np.ndarray:
     length = path.stat().st_size // dtype.itemsize if path.exists() else 0
-    # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
-    return np.memmap(path, dtype, mode="c", shape=length) if length else np.zeros(0, dtype)
+    try:
+        # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
+        return np.memmap(path, dtype, mode="c", shape=length) if length else np.zeros(0, dtype)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}; move it away") from error
 
 
 def _places(cache: np.ndarray) -> dict[int, int]:
