@@ -129,9 +129,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             check_archive(path)
             with zipfile.ZipFile(path) as archive:
                 if "model.weights.h5" not in archive.namelist():
-                    others = (
-                        "PyTorch's .pt, .pth and .pt2 are others: give a .safetensors, or a run's .ckpt by that name"
-                    )
+                    others = "PyTorch's .pt, .pth and .pt2 are others: give a .safetensors, or a run's .ckpt so named"
                     raise InputError(f"a zip archive, but no .keras file ({others})")
                 source, config = io.BytesIO(archive.read("model.weights.h5")), archive.read("config.json")
         with h5py.File(source, "r") as file:
