@@ -110,6 +110,8 @@ class MiniVGGCLI(LightningCLI):
             checks.take_normalization(config.model, self.initial_weights, defaults)
             if config.model.classifier_lr is None:
                 rank_zero_info("--model.init_from: --recipe finetune keeps more of what the weights know")
+        if config.model.freeze and not (config.model.init_from or self.resume):
+            rank_zero_info("--model.freeze: the frozen parts stay random; --model.init_from gives them trained weights")
         for recipe in {Path(str(path)).stem for path in config.config or () if Path(str(path)).parent == FOLDER}:
             if not (understood := recipe_of(self._dotted(config), defaults)).startswith(recipe):
                 rank_zero_info(f"--recipe {recipe}: other options win, and amount to {understood}")

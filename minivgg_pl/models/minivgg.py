@@ -166,7 +166,8 @@ class MiniVGG(nn.Module):
         self.requires_grad_(True)
         for part in parts:
             if part not in names:
-                raise ValueError(f"freeze is {part!r}: give one of {', '.join(names)}")
+                several = f"[{part}] for several parts, or " if "," in part else ""
+                raise ValueError(f"freeze is {part!r}: give {several}one of {', '.join(names)}")
             self.get_submodule(part).requires_grad_(False)
         self.frozen = parts
         self.train(self.training)

@@ -76,6 +76,10 @@ def test_a_frozen_part_stays_as_it_is_and_its_dropout_is_off():
     assert net.block1.dropout.training
     with pytest.raises(ValueError, match="freeze is 'block3': give one of block1, block1.conv1"):
         net.freeze("block3")
+    with pytest.raises(
+        ValueError, match=r"freeze is 'block1,block2': give \[block1,block2\] for several parts, or one"
+    ):
+        net.freeze("block1,block2")
 
 
 def test_normalisation_is_part_of_the_network_and_saved_with_its_weights():
