@@ -117,6 +117,8 @@ class MiniVGGCLI(LightningCLI):
                 rank_zero_info(f"--recipe {recipe}: other options win, and amount to {understood}")
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
             config.trainer.max_epochs = self._default_epochs(data)
+        if (config.trainer.max_epochs, config.trainer.max_steps, config.trainer.max_time) == (-1, -1, None):
+            rank_zero_info("--epochs -1: it trains until Ctrl-C or a callback ends it (a limit: --trainer.max_time)")
         if config.native_bf16 and config.trainer.precision is None:
             config.trainer.precision = choose_precision(config.trainer.accelerator)
             self.lacks_bf16 = config.trainer.precision == "32-true"

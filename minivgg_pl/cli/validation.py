@@ -62,7 +62,7 @@ def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str
             raise InputError(f"--{name}: config.yaml cannot keep its arguments: give a class of your own without any")
     trainer, model = config.trainer, config.model
     if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:
-        raise InputError(f"--epochs {trainer.max_epochs}: give 1 or more (--trainer.max_epochs -1: no end)")
+        raise InputError(f"--epochs {trainer.max_epochs}: give 1 or more (-1: without end)")
     if model.classifier_lr is not None and not model.init_from:
         raise InputError("--recipe finetune trains on from weights: give --model.init_from, such as classic")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
