@@ -164,10 +164,15 @@ class MiniVGGCLI(LightningCLI):
         return trainer
 
     def _default_epochs(self, data: LightningDataModule) -> int:
-        """Return the number of epochs of the article, or as many as `--min_updates` needs on one device."""
+        """Return the number of epochs of the article, or as many as `--min_updates` needs."""
         epochs, least = ARCHITECTURES[self.config.model.variant].epochs, self.config.min_updates
         if least and getattr(data, "train_size", None):
-            epochs = max(epochs, math.ceil(least * data.batch_size / (data.train_size - data.val_size)))
+            devices = str(self.config.trainer.devices)
+            number = (int(devices) if devices.isdecimal() else 1) * self.config.trainer.num_nodes
+            size = data.global_batch_size(number)
+            if (needed := math.ceil(least * size / (data.train_size - data.val_size))) > epochs:
+                rank_zero_info(f"{needed} epochs, for {least} updates or more; --epochs gives another number")
+                epochs = needed
         return epochs
 
     def recipe(self) -> str:

@@ -36,6 +36,17 @@ def parse(*words):
     return ParserOnly(expand_short_names(["--data.dataset=synthetic", *words])[0])
 
 
+class ChecksOnly(MiniVGGCLI):
+    """Parses and checks, and builds nothing but the data module."""
+
+    def instantiate_classes(self):
+        pass
+
+
+def check(*words):
+    return ChecksOnly(expand_short_names(["--data.dataset=synthetic", "--data.synthetic_size=200", *words])[0])
+
+
 def test_every_recipe_is_in_the_folder():
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(RECIPES)
 
@@ -157,10 +168,42 @@ def test_finetune_trains_on_from_weights_as_long_as_few_images_need(tmp_path, tr
     assert "start.safetensors knows Cat; new classes: sports car" in caplog.text
     run = tmp_path / "runs" / "wide-mine" / "1"
     assert len(metrics(run)) == 22
+    assert "22 epochs, for 44 updates or more; --epochs gives another number" in caplog.text
     assert json.loads((run / "summary.json").read_text())["recipe"] == "finetune, changed: batch_size 4"
     net = load_trained(run).net
     assert torch.equal(net.dense_bn.running_mean, start.dense_bn.running_mean)
     assert not torch.equal(net.dense.weight, start.dense.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ([], 11),
+        (["--trainer.devices=2"], 22),
+        (["--trainer.devices=2", "--trainer.num_nodes=2"], 44),
+        (["--trainer.devices=2", "--data.split_batches=true"], 11),
+        (["--min_updates=40"], 10),
+    ],
+)
+def test_updates_are_counted_over_all_devices_and_more_epochs_are_said(options, epochs, caplog):
+    with caplog.at_level("INFO"):
+        cli = check("--data.batch_size=50", "--min_updates=44", *options)
+    assert cli.config.trainer.max_epochs == epochs
+    assert ("epochs, for 44 updates or more; --epochs gives another number" in caplog.text) == (epochs > 10)
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--model.freeze=[block1,block2]", "--model.freeze: the frozen parts stay random; --model.init_from gives"),
+        ("--epochs=-1", "--epochs -1: it trains until Ctrl-C or a callback ends it"),
+    ],
+)
+def test_what_few_people_mean_is_said(option, line, caplog):
+    with caplog.at_level("INFO"):
+        check(option)
+        check("--model.freeze=block1", "--model.init_from=classic", "--epochs=-1", "--trainer.max_steps=9")
+    assert caplog.text.count(line) == 1
 
 
 def test_another_optimizer_replaces_the_recipes(synthetic_options, tmp_path, train_here, capfd):
