@@ -31,10 +31,10 @@ def decode_images(
         InputError: If the cache cannot be read or written.
     """
     row = np.zeros((), [("key", np.uint64), ("pixels", np.uint8, (size, size, channels))])
-    places = _places(_load(path, row.dtype))
     warned: list[str] = []
-    if missing := [number for number, key in enumerate(keys) if key not in places and key not in broken]:
-        try:
+    try:
+        places = _places(_load(path, row.dtype))
+        if missing := [number for number, key in enumerate(keys) if key not in places and key not in broken]:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a row is written as a whole, since other processes may append theirs.
             with path.open("ab", buffering=0) as file:
@@ -48,10 +48,8 @@ def decode_images(
                     else:
                         row["key"] = keys[number]
                         file.write(row.tobytes())
-        except OSError as error:
-            raise InputError(
-                f"{path.parent} cannot be written: {error.strerror or error}; name another place (cache_dir)"
-            ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be used: {error.strerror or error}; name another place (cache_dir)") from error
     cache = _load(path, row.dtype)
     places = _places(cache)
     return cache["pixels"], np.array([places.get(key, -1) for key in keys], dtype=np.int64), warned
@@ -59,11 +57,8 @@ def decode_images(
 
 def _load(path: Path, dtype: np.dtype) -> np.ndarray:
     length = path.stat().st_size // dtype.itemsize if path.exists() else 0
-    try:
-        # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
-        return np.memmap(path, dtype, mode="c", shape=length) if length else np.zeros(0, dtype)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}; move it away") from error
+    # Copy-on-write: nothing writes to it, and torch warns of arrays that cannot be written.
+    return np.memmap(path, dtype, mode="c", shape=length) if length else np.zeros(0, dtype)
 
 
 def _places(cache: np.ndarray) -> dict[int, int]:
