@@ -166,7 +166,7 @@ class MiniVGGCLI(LightningCLI):
     def _default_epochs(self, data: LightningDataModule) -> int:
         """Return the number of epochs of the article, or as many as `--min_updates` needs."""
         epochs, least = ARCHITECTURES[self.config.model.variant].epochs, self.config.min_updates
-        if least and getattr(data, "train_size", None):
+        if least and isinstance(data, ImageDataModule) and data.train_size:
             devices = str(self.config.trainer.devices)
             number = (int(devices) if devices.isdecimal() else 1) * self.config.trainer.num_nodes
             size = data.global_batch_size(number)
