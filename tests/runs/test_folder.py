@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from minivgg_pl.cli.resume import ResumePoint
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs import folder as runs
 
@@ -77,9 +76,3 @@ def test_configs_of_resumed_starts_are_numbered_and_the_newest_counts(tmp_path):
         assert runs.newest_config(tmp_path).name == name
     (tmp_path / "config.resume-10.yaml").write_text("")
     assert runs.next_config(tmp_path).name == "config.resume-11.yaml"
-
-
-def test_history_ends_with_the_checkpoint(tmp_path):
-    runs.write_metrics(tmp_path / "metrics.csv", [{**ROW, "epoch": n} for n in (1, 2, 3)])
-    point = ResumePoint(tmp_path / "x.ckpt", 2, {}, tmp_path / "config.yaml", tmp_path, {})
-    assert [row["epoch"] for row in point.history()] == [1, 2]
