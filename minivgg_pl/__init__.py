@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
     from minivgg_pl.evaluation.inference import class_probabilities
     from minivgg_pl.evaluation.reports import plot_history
+    from minivgg_pl.models.layer_table import summary
     from minivgg_pl.models.minivgg import MiniVGG
     from minivgg_pl.runs.folder import history
     from minivgg_pl.training.module import LitMiniVGG
@@ -37,6 +38,7 @@ _MODULES = {
     "history": "runs.folder",
     "plot_history": "evaluation.reports",
     "read_image": "data.images",
+    "summary": "models.layer_table",
 }
 __all__ = list(_MODULES)
 
