@@ -20,7 +20,7 @@ def named_classes(args: Sequence[str]) -> tuple[str | None, str | None]:
     from minivgg_pl.cli.config import read_config
 
     found: dict[str, Any] = {}
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in zip(args, [*args[1:], ""], strict=False):
         name, has_value, value = word.partition("=")
         value = value if has_value else following
         if name in ("--model_class", "--data"):

@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
+from minivgg_pl.runs.checkpoint import class_path
 from minivgg_pl.runs.environment import global_seed
 from minivgg_pl.training.module import LitMiniVGG
 
@@ -33,7 +34,8 @@ def run_config(trainer: Trainer, module: LightningModule, root: str) -> str:
     config = {
         "seed_everything": global_seed(),
         "trainer": {"default_root_dir": root, **settings},
-        "model": dict(module.hparams) if type(module) is LitMiniVGG else _object(module),
+        "model_class": class_path(type(module)) if isinstance(module, LitMiniVGG) else None,
+        "model": dict(module.hparams) if isinstance(module, LitMiniVGG) else _object(module),
         "data": _object(trainer.datamodule) if trainer.datamodule else None,
     }
     known = {name: value for name, value in config.items() if value is not None}
@@ -41,5 +43,5 @@ def run_config(trainer: Trainer, module: LightningModule, root: str) -> str:
 
 
 def _object(thing: Any) -> dict[str, Any]:
-    path = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    return {"class_path": getattr(thing, "class_path", path), "init_args": dict(thing.hparams)}
+    path = getattr(thing, "class_path", class_path(type(thing)))
+    return {"class_path": path, "init_args": dict(thing.hparams)}
