@@ -71,7 +71,7 @@ def test_the_python_examples_run(finished_run, tmp_path, monkeypatch):
     assert examples
     for text in examples:
         # The Trainer prefers a GPU, and ten epochs take long.
-        small = text.replace("max_epochs=10", 'max_epochs=1, accelerator="cpu", enable_progress_bar=False')
+        small = text.replace("max_epochs=10", 'max_epochs=1, accelerator="cpu"')
         exec(compile(small, "<example>", "exec"), {})
 
 

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from minivgg_pl.data.description import describe_data
+from minivgg_pl.models.layer_table import count_parameters
 from minivgg_pl.runs.environment import device_name, global_seed, package_versions, weights_sha256
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
 from minivgg_pl.training.recorder import RunRecorder
@@ -31,9 +32,7 @@ def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) 
         batch_size = (getattr(loader, "batch_size", None) or 0) * trainer.world_size or None
     # The hash does not depend on the name of the attribute.
     net = module.net if isinstance(getattr(module, "net", None), nn.Module) else module
-    # Keras counts batch norm's statistics as parameters.
-    moving = sum(buffer.numel() for name, buffer in net.named_buffers() if "running" in name)
-    trainable = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    trained, fixed = count_parameters(net)
     return {
         "variant": module.hparams.get("variant", type(module).__name__),
         "init_from": module.hparams.get("init_from"),
@@ -44,8 +43,8 @@ def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) 
         "train_images": recorder.num_images(trainer),
         "validation": data.validation,
         "tested_on": data.tested_on,
-        "num_parameters": trainable + moving,
-        "num_trainable": trainable,
+        "num_parameters": trained + fixed,
+        "num_trainable": trained,
         "epochs": int(last.get("epoch", 0)),
         # JSON has no nan, which a run without validation has.
         **{name: None if math.isnan(last.get(name, math.nan)) else last[name] for name in LEARNING_COLUMNS},
