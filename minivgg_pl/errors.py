@@ -15,15 +15,4 @@ def as_line(message: str) -> str:
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite.
-
-    Args:
-        stage: `training` or `validation`.
-        epoch: Number of the epoch, from 1.
-        step: Number of the update, from 1.
-    """
-
-    def __init__(self, stage: str, epoch: int, step: int) -> None:
-        super().__init__(
-            f"the {stage} loss is not finite in epoch {epoch}, step {step}: training stopped. Try a lower learning rate"
-        )
+    """The loss became NaN or infinite."""

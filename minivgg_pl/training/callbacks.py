@@ -1,6 +1,21 @@
-"""What the callbacks share."""
+"""Callbacks for any module: a test's answers by class, and the end of a training that has become NaN or infinite."""
 
-from lightning.pytorch import Callback
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from minivgg_pl.errors import NonFiniteLossError
+from minivgg_pl.evaluation.metrics import class_metrics
+from minivgg_pl.training.metrics import ends_epoch
+
+# Reading the loss waits for the GPU, and several devices wait for each other: look for NaN this often (batches).
+FINITE_CHECK_INTERVAL = 50
 
 
 class EpochCallback(Callback):
@@ -12,3 +27,86 @@ class EpochCallback(Callback):
 
     on_train_batch_start = on_train_batch_end = on_before_optimizer_step = None
     on_before_zero_grad = on_before_backward = on_after_backward = None
+
+
+class ClassReport(EpochCallback):
+    """Counts the answers of a test of `(images, targets)`: targets `(N,)` integer labels or `(N, C)` one-hot.
+
+    The logits are what `test_step` returns, if that is `(N, C)`; else the images go through the module once more.
+
+    Attributes:
+        report: What `class_metrics` computes, as lists; empty before a test, and without such batches or logits.
+    """
+
+    def __init__(self) -> None:
+        self.report: dict[str, list[Any]] = {}
+        self._metrics: MetricCollection | None = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.report, self._metrics = {}, None
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
+            return
+        logits, (images, targets) = outputs, batch
+        if not _are_logits(logits, targets):
+            with trainer.precision_plugin.forward_context():
+                logits = pl_module(images)
+        if _are_logits(logits, targets):
+            if self._metrics is None:
+                self._metrics = class_metrics(logits.shape[1]).to(logits.device)
+            self._metrics.update(logits.argmax(dim=1), targets.argmax(dim=1) if targets.ndim == 2 else targets)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._metrics is not None:
+            self.report = {name: value.tolist() for name, value in self._metrics.compute().items()}
+
+
+def _are_logits(value: Any, targets: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and len(value) == len(targets) and value.shape[1] > 1
+
+
+def all_finite(tensors: Iterable[Tensor], strategy: Strategy) -> bool:
+    """Return whether all values of `tensors` are finite on all devices; every device must ask."""
+    is_finite = float(all(tensor.isfinite().all() for tensor in tensors))
+    return bool(strategy.reduce(torch.tensor(is_finite, device=strategy.root_device), reduce_op="min"))
+
+
+class StopOnNonFinite(EpochCallback):
+    """Stops a fit, of any module, whose training loss, `val_loss` or weights are not finite.
+
+    It looks at the loss of each batch, on a GPU or several devices of every 50th, and at the weights as epochs end.
+
+    Raises:
+        NonFiniteLossError: From the Trainer, before the epoch's checkpoint is saved.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        is_cheap = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
+        if is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0 or ends_epoch(trainer):
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+            self._check(trainer, "training", [loss] if isinstance(loss, Tensor) else [])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            metrics = trainer.callback_metrics.items()
+            self._check(trainer, "validation", [value for name, value in metrics if name.startswith("val_loss")])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer, "training", pl_module.parameters())
+
+    def _check(self, trainer: Trainer, stage: str, tensors: Iterable[Tensor]) -> None:
+        if not all_finite(tensors, trainer.strategy):
+            place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+            advice = "training stopped. Try a lower learning rate"
+            raise NonFiniteLossError(f"the {stage} loss is not finite in {place}: {advice}")

@@ -16,8 +16,7 @@ from torch import Tensor
 from minivgg_pl.data.augmentation import derived_seed
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import make_folder, write_atomically
-from minivgg_pl.training.callbacks import EpochCallback
-from minivgg_pl.training.finite import all_finite
+from minivgg_pl.training.callbacks import EpochCallback, all_finite
 from minivgg_pl.training.metrics import ends_epoch, stops_early
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.optim import make_optimizer

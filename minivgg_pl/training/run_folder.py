@@ -19,9 +19,8 @@ from minivgg_pl.plots.classification import draw_confusion_matrix
 from minivgg_pl.plots.curves import Rows
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.environment import describe_environment
+from minivgg_pl.training.callbacks import ClassReport, StopOnNonFinite
 from minivgg_pl.training.checkpointing import AtomicCheckpointIO, RandomState, RunCheckpoint
-from minivgg_pl.training.class_report import ClassReport
-from minivgg_pl.training.finite import StopOnNonFinite
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.training.recorder import RunRecorder
 from minivgg_pl.training.run_config import run_config

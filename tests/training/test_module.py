@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from minivgg_pl import LitMiniVGG
 from minivgg_pl.errors import NonFiniteLossError
-from minivgg_pl.training.finite import StopOnNonFinite
+from minivgg_pl.training.callbacks import StopOnNonFinite
 
 
 def batches(num_images=20, batch_size=8, num_classes=10, seed=0):
