@@ -82,7 +82,7 @@ def evaluate(args: Namespace, data_options: list[str]) -> int:
 
     if args.output and args.output.exists():
         raise InputError(f"--output {args.output}: it exists; give a new folder")
-    runs.check_base(args.output or Path("runs"), option="--output")
+    runs.check_base(args.output or Path("runs"), "--output")
     trained = load_weights(args.weights, args.classes, args.model)
     data, images = _prepare(data_options, trained)
     probabilities = _probabilities(trained, images)

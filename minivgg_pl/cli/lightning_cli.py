@@ -127,8 +127,7 @@ class MiniVGGCLI(LightningCLI):
             if isinstance(data, ImageDataModule):
                 data.check_state(self.resume.data_state)
         root = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
-        base = root / f"{config.model.variant}{describe_data(data).run_suffix}"
-        runs.check_base(base)
+        runs.check_base(root, "--trainer.default_root_dir")
         self.run_folder = RunFolder(
             root,
             config=f"# Recipe: {self.recipe()}\n{self.parser.dump(config, skip_none=False)}",

@@ -20,17 +20,12 @@ SUMMARY = "summary.json"
 METRICS = "metrics.csv"
 # What summary.json says was tested; None until then, and nothing in summaries of earlier versions.
 LAST_WEIGHTS = "last epoch's weights"
-DEFAULT_OPTION = "--trainer.default_root_dir"
 
 Row = dict[str, float]
 
 
-def check_base(base: Path, option: str = DEFAULT_OPTION) -> None:
-    """Check that run folders can be made in `base`; write nothing.
-
-    Args:
-        base: Folder to make them in.
-        option: The option that names another folder, for the message.
+def check_base(base: Path, option: str) -> None:
+    """Check that run folders can be made in `base`, which `option` names; write nothing.
 
     Raises:
         InputError: If `base`, or the nearest folder above it that exists, is a file or is not writable.
@@ -56,8 +51,7 @@ def claim_run_folder(base: Path) -> Path:
                 (base / str(number)).mkdir()
                 return base / str(number)
     except OSError as error:
-        message = f"run folders cannot be made in {base}: {error.strerror}; give another: {DEFAULT_OPTION}"
-        raise InputError(message) from error
+        raise InputError(f"run folders cannot be made in {base}: {error.strerror}; give another folder") from error
 
 
 def lock_run(folder: Path) -> int | None:

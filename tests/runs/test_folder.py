@@ -40,17 +40,17 @@ def test_runs_that_start_together_get_different_folders(tmp_path):
 
 def test_a_base_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(InputError, match="--trainer.default_root_dir"):
-        runs.check_base(tmp_path / "runs" / "classic")
+    with pytest.raises(InputError, match="give another: --output"):
+        runs.check_base(tmp_path / "runs" / "classic", "--output")
 
 
 def test_a_folder_that_turns_out_unusable_is_one_line():
-    with pytest.raises(InputError, match="run folders cannot be made in /proc/none"):
+    with pytest.raises(InputError, match="run folders cannot be made in /proc/none: .*; give another folder$"):
         runs.claim_run_folder(Path("/proc/none"))
 
 
 def test_checking_a_base_writes_nothing(tmp_path):
-    runs.check_base(tmp_path / "not" / "there")
+    runs.check_base(tmp_path / "not" / "there", "--output")
     assert not list(tmp_path.iterdir())
 
 
