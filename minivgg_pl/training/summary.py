@@ -9,21 +9,14 @@ from torch import nn
 
 from minivgg_pl.data.description import describe_data
 from minivgg_pl.models.layer_table import count_parameters
+from minivgg_pl.models.minivgg import MiniVGG
 from minivgg_pl.runs.environment import device_name, global_seed, package_versions, weights_sha256
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
 from minivgg_pl.training.recorder import RunRecorder
 
-UNTESTED = {"test_images": None, "tested_weights": None, "test_loss": None, "test_acc": None}
-
 
 def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) -> dict[str, Any]:
-    """Return a fit's final numbers, those of the last epoch and never of the best, and what they depend on.
-
-    Args:
-        trainer: Has trained.
-        module: The trained module.
-        recorder: Holds the epochs' rows.
-    """
+    """Return a fit's final numbers, those of the last epoch and never of the best, and what they depend on."""
     rows, loader = recorder.rows, trainer.train_dataloader
     data, last = describe_data(trainer.datamodule, loader), rows[-1] if rows else {}
     if (batch_size_of := getattr(trainer.datamodule, "global_batch_size", None)) is not None:
@@ -34,7 +27,7 @@ def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) 
     net = module.net if isinstance(getattr(module, "net", None), nn.Module) else module
     trained, fixed = count_parameters(net)
     return {
-        "variant": module.hparams.get("variant", type(module).__name__),
+        "variant": net.options["variant"] if isinstance(net, MiniVGG) else type(module).__name__,
         "init_from": module.hparams.get("init_from"),
         # For the command, which knows it.
         "recipe": None,
@@ -48,7 +41,8 @@ def summarize(trainer: Trainer, module: LightningModule, recorder: RunRecorder) 
         "epochs": int(last.get("epoch", 0)),
         # JSON has no nan, which a run without validation has.
         **{name: None if math.isnan(last.get(name, math.nan)) else last[name] for name in LEARNING_COLUMNS},
-        **UNTESTED,
+        # Until a test.
+        **dict.fromkeys(("test_images", "tested_weights", "test_loss", "test_acc")),
         "images_per_second": statistics.median(row["images_per_second"] for row in rows) if rows else None,
         "minutes": sum(row["seconds"] for row in rows) / 60,
         "seed": global_seed(),

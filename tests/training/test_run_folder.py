@@ -340,6 +340,19 @@ def test_what_the_best_weights_achieved_is_not_said_of_the_last(tmp_path, synthe
     assert "test " in summary_table(run.summary)
 
 
+class Flat(LitMiniVGG):
+    def __init__(self):
+        super().__init__("wide")
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+
+
+def test_the_table_names_a_network_of_ones_own_by_its_class(tmp_path, synthetic_root):
+    run = RunFolder(tmp_path)
+    data = CIFAR10DataModule(str(synthetic_root), dataset="synthetic", synthetic_size=50)
+    make_trainer(tmp_path, run, max_epochs=1).fit(Flat(), data)
+    assert "variant      Flat (synthetic data" in summary_table(run.summary)
+
+
 def test_the_command_repeats_a_run_of_python(tmp_path, synthetic_root, train_here):
     seed_everything(3, verbose=False)
     run = RunFolder(tmp_path / "runs")
