@@ -68,9 +68,5 @@ def import_model_class(path: str | None) -> "type[LitMiniVGG]":
     if isinstance(found, type) and issubclass(found, LitMiniVGG):
         return found
     if found is None:
-        kinds = {key: value for key, value in vars(module).items() if isinstance(value, type)}
-        own = [key for key, value in kinds.items() if issubclass(value, LitMiniVGG) and value is not LitMiniVGG]
-        reason = f"{module_name} has no {name}, but {' and '.join(own) or 'no subclass of LitMiniVGG'}"
-    else:
-        reason = "no subclass of LitMiniVGG; from Python, RunFolder trains any LightningModule"
-    raise InputError(f"--model {path}: {reason}")
+        raise InputError(f"--model {path}: {module_name} has no {name}; {give}")
+    raise InputError(f"--model {path}: no subclass of LitMiniVGG; from Python, RunFolder trains any LightningModule")
