@@ -170,7 +170,8 @@ class ImageDataModule(ImageSets):
             # Lightning saves it too, but drops it when it asks for the loader before it restores the state.
             "position": self._train_loader.state_dict() if self._train_loader is not None else None,
             "split": {"fingerprint": self.fingerprint, "val_size": self.val_size, "split_seed": self.split_seed},
-            **self._transforms(),
+            # For the line that says it of the trained weights.
+            "val_transform": _name_of(self.val_transform),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -182,17 +183,6 @@ class ImageDataModule(ImageSets):
         self.check_state(state_dict)
         self.shuffle_seed = state_dict["shuffle_seed"]
         self._position = state_dict.get("position")
-        for name, now in self._transforms().items():
-            if (was := state_dict.get(name)) != now:
-                rank_zero_info(f"{name} was {was} when the checkpoint was saved, and is {now} now")
-
-    def _transforms(self) -> dict[str, str | None]:
-        """Return the import path of each transform's class or function, or None."""
-        transforms = {name: getattr(self, name) for name in NO_HYPERPARAMETERS}
-        return {
-            name: of and f"{of.__module__}.{getattr(of, '__qualname__', type(of).__qualname__)}"
-            for name, of in transforms.items()
-        }
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
         """Check that `state_dict` is of these images: with others, held-out images would become training images.
@@ -202,3 +192,8 @@ class ImageDataModule(ImageSets):
         """
         if state_dict.get("split", {}).get("fingerprint", self.fingerprint) != self.fingerprint:
             raise InputError(f"{self.title}: they differ from those of the run: some were added or removed")
+
+
+def _name_of(transform: Callable | None) -> str | None:
+    """Return the import path of a function, or of the class of another transform."""
+    return transform and f"{transform.__module__}.{getattr(transform, '__qualname__', type(transform).__qualname__)}"

@@ -156,11 +156,11 @@ class ImageLoader:
             self._position = number
             yield batch
 
-    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """Yield batches number `start` to before `stop` of `epoch`; the position stays."""
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `epoch` from number `start` on; the position stays."""
         # Copied for the whole epoch at once: a copy a batch costs time.
         order, *draws = (tensor.to(self.dataset.images.device) for tensor in self._draw())
-        for batch in order.split(self.sizes)[start:stop]:
+        for batch in order.split(self.sizes)[start:]:
             index = batch[self.rank :: self.num_devices]
             yield self.dataset.read(index, *(draw[index] for draw in draws))
 
