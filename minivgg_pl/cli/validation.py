@@ -30,29 +30,14 @@ BELONGS_TO = (
     ("warmup", "schedule", "triangular"),
 )
 # What only LitMiniVGG's own optimizer and schedule read.
-OPTIMIZER_SETTINGS = (
-    "optimizer",
-    "lr",
-    "classifier_lr",
-    "momentum",
-    "nesterov",
-    "adamw_lr",
-    "schedule",
-    "lr_decay",
-    "warmup",
-)
+OPTIMIZER_SETTINGS = ("optimizer", "schedule", "lr", "momentum", *(name for name, _, _ in BELONGS_TO))
 
 
 def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Check what the parser lets through and Lightning would trip over in the middle of a run.
 
-    Args:
-        config: The parsed options.
-        options: The same by their dotted names.
-        defaults: The dotted options with nothing typed.
-
     Raises:
-        InputError: With the first problem.
+        InputError: On the first problem in `config`, or in `options`, the same by their dotted names.
     """
     for name, default in defaults.items():
         if name.startswith(("model.", "data.")) and default is not None and options.get(name) is None:
