@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.config import dotted_options
-from minivgg_pl.cli.loggers import builder, is_for_run_folder, with_save_dir
+from minivgg_pl.cli.loggers import builder, is_for_run_folder, listed, with_save_dir
 from minivgg_pl.cli.model_class import import_model_class, named_classes, search_here
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import FOLDER, recipe_of
@@ -134,7 +134,7 @@ class MiniVGGCLI(LightningCLI):
             reference=article_rows(config.model.variant) if config.curves.reference else None,
             resume=self.resume.folder if self.resume else None,
             every=config.checkpoint_every_n_steps,
-            loggers=[builder(logger) for logger in _listed(config.trainer.logger) if is_for_run_folder(logger)],
+            loggers=[builder(logger) for logger in listed(config.trainer.logger) if is_for_run_folder(logger)],
             notes={"recipe": self.recipe()},
         )
         self.trainer_defaults["callbacks"] = self._callbacks(config)
@@ -144,7 +144,7 @@ class MiniVGGCLI(LightningCLI):
         try:
             options: dict[str, Any] = {"enable_progress_bar": _shows_bar(self.config)}
             if self.run_folder.loggers and not self.config.trainer.fast_dev_run:
-                parsed, built = _listed(self.config.trainer.logger), _listed(self.config_init.trainer.logger)
+                parsed, built = listed(self.config.trainer.logger), listed(self.config_init.trainer.logger)
                 pairs = zip(parsed, built, strict=True)
                 options["logger"] = [logger for spec, logger in pairs if not is_for_run_folder(spec)]
             trainer = super().instantiate_trainer(**options, **kwargs)
@@ -189,10 +189,8 @@ class MiniVGGCLI(LightningCLI):
 
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [self.run_folder, DistributedSigterm()]
-        if _shows_bar(config) and not _has_own_bar(config):
-            chosen.append(EpochProgressBar())
-        elif config.trainer.enable_progress_bar is None and not _has_own_bar(config):
-            chosen.append(ProgressLines())
+        if config.trainer.enable_progress_bar is not False and not _has_own_bar(config):
+            chosen.append(EpochProgressBar() if _shows_bar(config) else ProgressLines())
         return chosen
 
 
@@ -203,8 +201,4 @@ def _shows_bar(config: Any) -> bool:
 
 
 def _has_own_bar(config: Any) -> bool:
-    return any("ProgressBar" in callback.class_path for callback in _listed(config.trainer.callbacks))
-
-
-def _listed(given: Any) -> list[Any]:
-    return given if isinstance(given, list) else [given] if given else []
+    return any("ProgressBar" in callback.class_path for callback in listed(config.trainer.callbacks))

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 
 from minivgg_pl.cli.command import EXIT_BAD_INPUT, fail, hint_for
 from minivgg_pl.cli.config import dotted_options, read_config
+from minivgg_pl.cli.loggers import fill_in_save_dir
 from minivgg_pl.cli.short_names import HELP, OTHER_SHORT_NAMES
 from minivgg_pl.data.base import NO_HYPERPARAMETERS, ImageDataModule
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
@@ -55,7 +56,9 @@ class OneLineParser(LightningArgumentParser):
                 # As it is written in YAML.
                 hint = re.sub(r"--(\w+)\.(\w+)", r"\1: {\2: ...}", hint)
                 raise InputError(f"{cfg_path}: there is no option {name} ({hint}see --help.full)")
-        return super().parse_path(cfg_path, *args, **kwargs)
+        config = super().parse_path(cfg_path, *args, **kwargs)
+        fill_in_save_dir(config)
+        return config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the line and exit with code 2."""
@@ -135,11 +138,7 @@ def _near_class(typed: str) -> str | None:
 
 
 def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
-    """Return the data module that `--data` and `--data.*` options describe.
-
-    Args:
-        options: As typed.
-        run: Folder of the run whose data are meant where `--data` is not given, or None.
+    """Return the data module that `--data` and `--data.*` options describe; without `--data`, that of the `run`.
 
     Raises:
         InputError: On a value out of range; what the parser refuses ends the process with its one line.

@@ -336,10 +336,13 @@ def test_lightnings_own_options_work_beside_ours(synthetic_options, tmp_path, tr
 
 def test_loggers_and_checkpoints_of_lightning_write_into_the_run_folder(synthetic_options, tmp_path, train_here):
     few = ["--epochs=1", "--data.batch_size=50", "--trainer.enable_model_summary=false"]
-    added = ["--trainer.logger=CSVLogger", "--trainer.logger.name=mine", "--trainer.logger+", "CSVLogger"]
+    own = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"name": "mine"}}
+    (tmp_path / "own.yaml").write_text(json.dumps({"trainer": {"logger": [own]}}))
+    added = ["--config=own.yaml", "--trainer.logger+", "CSVLogger"]
     added += ["--trainer.callbacks=LearningRateMonitor", "--trainer.callbacks+=ModelCheckpoint"]
     assert train_here(*synthetic_options, *few, *added, "--trainer.callbacks.filename=own") == 0
     assert train_here("--resume=runs/classic-synthetic/1", "--epochs=2") == 0
+    (tmp_path / "own.yaml").unlink()
     assert train_here(*synthetic_options, *few, "--trainer.logger=true") == 0
     first, second = (tmp_path / "runs" / "classic-synthetic" / number for number in "12")
     logs = {path.parent.relative_to(first).as_posix() for path in first.rglob("hparams.yaml")}
