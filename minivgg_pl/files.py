@@ -19,13 +19,7 @@ PART_SUFFIX = ".part"
 
 
 def check_output(option: str, path: Path | None, suffixes: Sequence[str], overwrite: bool) -> None:
-    """Check, writing nothing, that `path` can be written.
-
-    Args:
-        option: The option as typed, for the message.
-        path: File to be written, or None for none.
-        suffixes: The endings allowed, such as `[".csv"]`.
-        overwrite: Whether an existing file may be replaced.
+    """Check, writing nothing, that the file `path`, if any, which `option` names, can be written.
 
     Raises:
         InputError: If the ending is another, the file exists, or its folder does not.

@@ -23,14 +23,9 @@ from minivgg_pl.training.summary import summary_table
 
 
 def train(argv: list[str], resume_path: str | None = None) -> int:
-    """Parse the options, train, test once, write summary.json and print the table.
+    """Train as the arguments for LightningCLI say, test once, print the table, and return the process's exit code.
 
-    Args:
-        argv: Arguments for LightningCLI.
-        resume_path: Run folder or checkpoint to continue, or None.
-
-    Returns:
-        The process's exit code.
+    `resume_path` is the run folder or checkpoint to continue, or None.
 
     Raises:
         InputError: On bad input.

@@ -46,11 +46,8 @@ def recipe_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """Return the recipe that a run's options come nearest to and what differs: `modern, changed: batch_size 32`.
 
     Compared are the options of the model and of the data other than WHAT_IS_TRAINED, and the number of epochs where
-    a recipe sets it. The device, the precision and the trainer's other options make no difference.
-
-    Args:
-        options: The run's dotted options.
-        defaults: The dotted options without any recipe.
+    a recipe sets it. The device, the precision and the trainer's other options make no difference. `defaults` are the
+    dotted options without any recipe.
     """
     free = WHAT_IS_TRAINED
     if options.get("model.init_from"):

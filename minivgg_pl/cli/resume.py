@@ -73,9 +73,7 @@ class ResumePoint:
     def check_unchanged(self, options: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Check that `options`, those of the run to come, keep what cannot change in the middle of a run.
 
-        Args:
-            options: By their dotted names.
-            defaults: The same without anything typed: the values of options that are newer than the run.
+        All are by their dotted names. The `defaults` are the values of options that are newer than the run.
 
         Raises:
             InputError: If one of FIXED_OPTIONS (with a triangular schedule also FIXED_WITH_TRIANGULAR) has changed.

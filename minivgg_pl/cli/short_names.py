@@ -28,9 +28,6 @@ def expand_short_names(argv: Sequence[str]) -> tuple[list[str], str | None]:
 
     Links between jsonargparse options would do it too, but make the dotted options unusable.
 
-    Args:
-        argv: The arguments as typed.
-
     Returns:
         The arguments for LightningCLI, and the path given with `--resume` or None.
 

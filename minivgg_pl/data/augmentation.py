@@ -49,14 +49,7 @@ class Augmentation(NamedTuple):
             raise InputError(f"shift is {self.shift}: give 0 to {min(image_shape[1:]) - 1} pixels")
 
     def draw(self, size: int, seed: int, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw an epoch's flips and shifts, as `flip_and_shift` takes them, for `size` images.
-
-        Args:
-            size: Number of images.
-            seed: Seed of the run.
-            epoch: Number of the epoch, from 0.
-            generator: The epoch's own generator.
-        """
+        """Draw the flips and shifts of `size` images, as `flip_and_shift` takes them, in `epoch`, from 0, of a run."""
         if self.flip == "alternating":
             first = torch.rand(size, generator=epoch_generator(seed, 0)) < 0.5
             flips = first ^ bool(epoch % 2)

@@ -26,14 +26,10 @@ NUM_MISTAKES = 32
 def write_report(
     folder: Path, heading: str, class_names: Sequence[str], images: ImageDataset, probabilities: Tensor
 ) -> None:
-    """Write all tables and charts of `scripts/evaluate.py` into `folder`.
+    """Write all tables and charts of `scripts/evaluate.py` into an empty folder.
 
-    Args:
-        folder: An empty folder.
-        heading: Title of the charts.
-        class_names: In the order of the labels.
-        images: The test set.
-        probabilities: `(N, num_classes)` float in [0, 1], in the order of `images`.
+    `class_names` are in the order of the labels. `probabilities`, `(N, num_classes)` float in [0, 1], are in the order
+    of the test set `images`.
     """
     labels = images.labels
     answers = zip(images.names, labels.tolist(), probabilities.argmax(dim=1).tolist(), probabilities, strict=True)
@@ -68,10 +64,7 @@ def write_report(
 def write_class_report(path: Path, class_names: Sequence[str], report: Mapping[str, Sequence[Any]]) -> None:
     """Write precision, recall and F1 in [0, 1] and the number of images of each class.
 
-    Args:
-        path: File to write.
-        class_names: In the order of the labels.
-        report: `precision`, `recall` and `f1`, one value a class, and `confusion_matrix`, a row for each true class.
+    `report` has `precision`, `recall` and `f1`, one value a class, and `confusion_matrix`, a row for each true class.
     """
     columns = [report[name] for name in ("precision", "recall", "f1", "confusion_matrix")]
     rows = [

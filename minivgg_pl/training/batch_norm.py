@@ -14,12 +14,9 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def first_images(loader: Iterable[Sequence[Tensor]], least: int, most: int) -> Iterator[Tensor]:
-    """Yield the images of the epoch's first batches once more, augmented as before, until there are enough.
+    """Yield the images of the epoch's first batches, `most` at most, once more, until there are `least` images.
 
-    Args:
-        loader: The training loader. One that is not this package's begins another epoch.
-        least: Smallest number of images.
-        most: Largest number of batches.
+    They are augmented as before; a training loader that is not this package's begins another epoch.
     """
     # Not the loader itself, which counts the batches that it yields.
     batches = loader.batches() if isinstance(loader, ImageLoader) else loader

@@ -37,11 +37,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._contents = dict(contents or {})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`; see TorchCheckpointIO.
-
-        Raises:
-            InputError: If it cannot be written, such as on a full disk.
-        """
         path = Path(path)
         content = io.BytesIO()
         torch.save(checkpoint, content)
@@ -49,12 +44,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomically(path, content.getbuffer())
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the content of the checkpoint at `path`; see TorchCheckpointIO."""
         content = self._contents.pop(Path(path), None)
         return super().load_checkpoint(path, *args, **kwargs) if content is None else content
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove one checkpoint file; Lightning's own removes folders too."""
+        # Lightning's own removes folders too.
         path = Path(path)
         if path.suffix == ".ckpt" and path.is_file():
             path.unlink()

@@ -50,12 +50,7 @@ def as_probabilities(targets: Tensor, logits: Tensor, is_first: bool) -> Tensor:
 
 
 class EpochMean(Metric):
-    """Mean loss or accuracy of an EpochMetrics over all devices, for `self.log`.
-
-    Args:
-        metrics: Holds the sums.
-        row: The sum that is divided by the number of images.
-    """
+    """Sum number `row` of an EpochMetrics, divided by the number of images, over all devices, for `self.log`."""
 
     def __init__(self, metrics: "EpochMetrics", row: int) -> None:
         super().__init__(sync_on_compute=False)

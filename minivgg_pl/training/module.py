@@ -152,9 +152,8 @@ class LitMiniVGG(LightningModule):
     ) -> None:
         """Load the weights that `init_from` names, if any, unless they or a checkpoint's are loaded already.
 
-        Args:
-            class_names: Of the data; classes that the weights know keep their rows of the classifier.
-            trained: The weights, if they are read already.
+        Those of the data's classes that the weights know keep their rows of the classifier. `trained` are the weights,
+        where they are read already.
 
         Raises:
             InputError: If they cannot be read, or are of another network.

@@ -98,12 +98,9 @@ class Schedule(LambdaLR):
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, hparams: Any, num_updates: Callable[[], int]) -> LambdaLR:
-    """Return the schedule that `hparams` describe, to be stepped after every update.
+    """Return the schedule that `hparams`, those of LitMiniVGG, describe, to be stepped after every update.
 
-    Args:
-        optimizer: The schedule scales the rates of its groups.
-        hparams: LitMiniVGG's.
-        num_updates: Returns the number of updates of the whole run; called only for the triangular schedule.
+    `num_updates` returns the number of updates of the whole run; it is called for the triangular schedule alone.
     """
     # Partial functions of this module's own can be pickled, closures cannot.
     if hparams.schedule == "decay":
@@ -142,8 +139,7 @@ class MuonAdamW(torch.optim.Optimizer):
     bfloat16, which many processors emulate.
 
     Args:
-        kernels: Parameters of two or more dimensions, the first of them the outputs; `(O, I, 3, 3)` counts as the
-            matrix `(O, I * 9)`.
+        kernels: Parameters of two or more dimensions, outputs first; `(O, I, 3, 3)` counts as the matrix `(O, I * 9)`.
         others: Parameters for AdamW.
         lr: Size of a kernel's update, relative to the kernel.
         momentum: Muon's Nesterov momentum in [0, 1).
