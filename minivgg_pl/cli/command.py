@@ -106,10 +106,8 @@ def hint_for(message: str, known: Sequence[str]) -> str:
 def load_weights(source: str, classes: str | None = None, model: str | None = None) -> "TrainedNetwork":
     """Call `load_trained`, and say on stderr what a Keras file does not.
 
-    Args:
-        source: As `load_trained`.
-        classes: Class names between commas, or a text file with a name on each line.
-        model: Import path of a subclass of LitMiniVGG, or None.
+    `classes` are names between commas, or a text file with a name on each line. `model` is the import path of a
+    subclass of LitMiniVGG.
 
     Raises:
         InputError: As `load_trained` and `import_model_class`; on names given twice, too few or too many, or for

@@ -69,11 +69,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
 
 
 def evaluate(args: Namespace, data_options: list[str]) -> int:
-    """Measure, write the folder, print the table.
-
-    Raises:
-        InputError: On bad input.
-    """
+    """Measure, write the folder, print the table."""
     # Late: importing torch and Lightning takes seconds, and the help text and most errors need neither.
     from minivgg_pl.evaluation.metrics import evaluate_probabilities
     from minivgg_pl.evaluation.reports import write_report

@@ -26,9 +26,6 @@ def train(argv: list[str], resume_path: str | None = None) -> int:
     """Train as the arguments for LightningCLI say, test once, print the table, and return the process's exit code.
 
     `resume_path` is the run folder or checkpoint to continue, or None.
-
-    Raises:
-        InputError: On bad input.
     """
     _quiet_known_noise()
     keep_freed_memory()

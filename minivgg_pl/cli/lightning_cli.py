@@ -49,9 +49,7 @@ TRAINER_DEFAULTS = {
 class MiniVGGCLI(LightningCLI):
     """LightningCLI for LitMiniVGG and any data module. It parses and builds; `fit.train` trains.
 
-    Args:
-        args: Arguments whose short names are replaced by dotted options; `--model_class` names a subclass.
-        resume: Where a run continues, or None for a new run.
+    In its arguments, the short names are replaced by dotted options; `--model_class` names a subclass.
     """
 
     def __init__(self, args: list[str], resume: ResumePoint | None = None) -> None:

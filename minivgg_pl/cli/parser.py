@@ -152,11 +152,7 @@ def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
 
 
 def build_data(config: jsonargparse.Namespace) -> ImageDataModule:
-    """Return the data module that a parsed `--data` describes.
-
-    Raises:
-        InputError: On a value out of range.
-    """
+    """Return the data module that a parsed `--data` describes."""
     return instantiate_class((), config.as_dict())
 
 

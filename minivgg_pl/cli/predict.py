@@ -74,11 +74,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
 
 
 def predict(args: Namespace) -> int:
-    """Answer all images, print or write the answers, and return the exit code.
-
-    Raises:
-        InputError: On bad input.
-    """
+    """Answer all images, print or write the answers, and return the exit code."""
     check_output("--output", args.output, [".csv", ".json"], args.overwrite)
     check_output("--grid", args.grid, [".png", ".jpg", ".pdf", ".svg"], args.overwrite)
     files = find_images(args.images)

@@ -1,4 +1,4 @@
-"""Image files in folders, without what systems put there."""
+"""Image files in folders, without what systems put there. A folder that cannot be read is an InputError."""
 
 import os
 from collections.abc import Sequence
@@ -25,31 +25,19 @@ def image_endings() -> tuple[str, ...]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return those of `all_files` that are images by their names, sorted.
-
-    Raises:
-        InputError: If a folder cannot be read.
-    """
+    """Return those of `all_files` that are images by their names, sorted."""
     return sorted(path for path in all_files(folder) if path.name.lower().endswith(image_endings()))
 
 
 def other_files(folder: Path) -> str:
-    """Return in words which files in a folder and below are no images by their names, or nothing.
-
-    Raises:
-        InputError: If a folder cannot be read.
-    """
+    """Return in words which files in a folder and below are no images by their names, or nothing."""
     names = sorted(path.name for path in all_files(folder) if not path.name.lower().endswith(image_endings()))
     kinds = f", but {len(names):,} of formats that are not read ({some(names)}): convert images among them to JPEG"
     return kinds if names else ""
 
 
 def all_files(folder: Path) -> list[Path]:
-    """Return the files in a folder and below, and the linked folders, without hidden ones.
-
-    Raises:
-        InputError: If a folder cannot be read.
-    """
+    """Return the files in a folder and below, and the linked folders, without hidden ones."""
     files: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = filter(_is_taken, folders)
@@ -60,11 +48,7 @@ def all_files(folder: Path) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the sorted names of the folders in a folder, without hidden ones and SYSTEM_FOLDERS.
-
-    Raises:
-        InputError: If the folder cannot be read.
-    """
+    """Return the sorted names of the folders in a folder, without hidden ones and SYSTEM_FOLDERS."""
     return sorted(filter(_is_taken, next(os.walk(folder, onerror=_raise))[1]))
 
 

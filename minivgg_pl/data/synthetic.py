@@ -27,9 +27,7 @@ CLASS_NAMES = tuple(SHAPES)
 def draw_split(train_size: int, train: bool) -> tuple[np.ndarray, np.ndarray]:
     """Draw the training or the test images, the same ones each time.
 
-    Args:
-        train_size: Number of training images, a multiple of 50; there are a fifth as many test images, as in CIFAR-10.
-        train: Whether to draw the training images.
+    The number of training images is a multiple of 50; there are a fifth as many test images, as in CIFAR-10.
 
     Returns:
         Images `(N, 32, 32, 3)` uint8 and labels `(N,)` int64 in [0, 10), indices into `CLASS_NAMES`, as many of each.

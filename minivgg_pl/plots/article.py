@@ -12,10 +12,7 @@ from minivgg_pl.errors import InputError
 
 
 def article_rows(variant: str) -> list[dict[str, float]]:
-    """Return what the article reports for one network, one row per epoch.
-
-    Args:
-        variant: `"classic"` (10 epochs) or `"wide"` (20 epochs).
+    """Return what the article reports for `classic` (10 epochs) or `wide` (20 epochs).
 
     Returns:
         Rows with `epoch` (int, from 1), `train_loss` and `val_loss` (mean cross-entropy in nats), `train_acc` and

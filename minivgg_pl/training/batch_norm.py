@@ -35,9 +35,7 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
     for the network without it (Li et al., "Understanding the Disharmony between Dropout and Batch Normalization by
     Variance Shift", arXiv:1801.05134). Weights, and the statistics of a frozen batch norm, stay as they are.
 
-    Args:
-        net: The network, in training mode.
-        batches: Images `(B, C, H, W)` of the training set, at least one batch of two or more.
+    The network is in training mode. The batches are images `(B, C, H, W)`, at least one batch of two or more.
     """
     dropouts = {module: module.p for module in net.modules() if isinstance(module, nn.Dropout)}
     samples = {module: module.dropout_samples for module in net.modules() if isinstance(module, MiniVGG)}

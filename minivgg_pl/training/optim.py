@@ -205,17 +205,10 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
-    """Bring all singular values of `matrix` near 1, by Newton-Schulz iterations.
+    """Return `matrix`, `(M, N)` float, with all singular values near 1, by Newton-Schulz iterations.
 
     The iterations run on the small Gram matrix alone, because every iterate is a polynomial of it times `matrix`: the
     large product is done twice in all, not twice an iteration.
-
-    Args:
-        matrix: `(M, N)` float.
-        steps: Iterations.
-
-    Returns:
-        `(M, N)`, of the same type.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T, steps).T

@@ -127,9 +127,7 @@ def calibrated(trained: TrainedNetwork, temperature: float) -> TrainedNetwork:
 def weights_bytes(trained: TrainedNetwork, half: bool = False) -> bytes:
     """Return the content of a `.safetensors` file that `load_trained` reads.
 
-    Args:
-        trained: The network and what is known of it.
-        half: Whether to keep kernels but the classifier's as float16, which halves the file.
+    With `half`, kernels but the classifier's are float16, which halves the file.
     """
     tensors = {}
     for name, tensor in trained.net.state_dict().items():
