@@ -1,5 +1,6 @@
 """A table of a network's layers, as Keras' `model.summary()` prints it."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -54,16 +55,12 @@ def _output_shapes(net: nn.Module, image_shape: tuple[int, int, int]) -> dict[st
         sizes = output.shape[1:] if isinstance(output, Tensor) else "?"
         found[name] = layer, f"(N, {', '.join(map(str, sizes))})"
 
-    layers = [(name, layer) for name, layer in net.named_modules() if not any(layer.children())]
-    handles = [layer.register_forward_hook(partial(keep, name)) for name, layer in layers]
-    modes = [(module, module.training) for module in net.modules()]
+    # A copy, so that the network stays as it is.
+    net = copy.deepcopy(net).eval()
+    for name, layer in net.named_modules():
+        if not any(layer.children()):
+            layer.register_forward_hook(partial(keep, name))
     weight = next(net.parameters())
-    try:
-        with torch.no_grad():
-            net.eval()(torch.zeros(1, *image_shape, device=weight.device, dtype=weight.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
+    with torch.no_grad():
+        net(torch.zeros(1, *image_shape, device=weight.device, dtype=weight.dtype))
     return found

@@ -180,7 +180,7 @@ class LitMiniVGG(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean loss `()`."""
-        loss, _, _ = self._step("train", batch, batch_idx)
+        loss, _ = self._step("train", batch, batch_idx)
         if self.loggers:
             self.log("train_loss_step", loss, on_step=True, on_epoch=False)
         return loss
@@ -210,8 +210,8 @@ class LitMiniVGG(LightningModule):
 
     def _step(
         self, stage: str, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, logits and targets of a batch, and add it to the epoch's metrics."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return loss and logits of a batch, and add it to the epoch's metrics."""
         images, targets = batch
         logits = self(images)
         metrics = self.epoch_metrics[f"{stage}/{dataloader_idx}" if dataloader_idx else stage]
@@ -229,4 +229,4 @@ class LitMiniVGG(LightningModule):
             for name, metric in (("loss", metrics.loss), ("acc", metrics.acc)):
                 metric.update()
                 self.log(f"{stage}_{name}", metric, **options)
-        return loss, logits, targets
+        return loss, logits

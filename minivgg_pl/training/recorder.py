@@ -17,6 +17,7 @@ from minivgg_pl.plots.curves import Rows, draw_curves
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.checkpoint import run_folder_of
 from minivgg_pl.training.callbacks import EpochCallback
+from minivgg_pl.training.progress import epoch_of
 
 # Drawing the curves takes matplotlib about half a second, and a GPU trains an epoch in less.
 SECONDS_BETWEEN_DRAWINGS = 10
@@ -122,7 +123,7 @@ class RunRecorder(EpochCallback, Checkpoint):
         self.rows.append(row)
         if trainer.is_global_zero:
             runs.write_metrics(self.folder / runs.METRICS, self.rows)
-            bar, line = trainer.progress_bar_callback, epoch_line(row, trainer.max_epochs)
+            bar, line = trainer.progress_bar_callback, epoch_line(trainer, row)
             bar.print(line) if isinstance(bar, TQDMProgressBar) else print(line, flush=True)
         if time.perf_counter() - self._last_drawing >= SECONDS_BETWEEN_DRAWINGS:
             self._draw_curves(trainer)
@@ -160,9 +161,8 @@ class RunRecorder(EpochCallback, Checkpoint):
             self._display.update(image)
 
 
-def epoch_line(row: runs.Row, max_epochs: int | None) -> str:
+def epoch_line(trainer: Trainer, row: runs.Row) -> str:
     """Return the line that a run prints after an epoch."""
-    total = max_epochs if max_epochs and max_epochs > 0 else "?"
     values = "  ".join(f"{name} {row[name]:.4f}" for name in runs.LEARNING_COLUMNS)
     speed = f"{row['seconds']:.1f} s  {row['images_per_second']:.0f} images/s"
-    return f"epoch {row['epoch']}/{total}  {values}  {speed}"
+    return f"{epoch_of(trainer)}  {values}  {speed}"
