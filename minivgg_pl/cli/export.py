@@ -7,13 +7,7 @@ from pathlib import Path
 from minivgg_pl.cli.command import WEIGHTS, OneLineArgumentParser, guarded, load_weights
 from minivgg_pl.files import check_output, write_atomically
 
-ENDINGS = {
-    "onnx": ".onnx",
-    "pt2": ".pt2",
-    "safetensors": ".safetensors",
-    "keras": ".weights.h5",
-    "model-card": ".md",
-}
+ENDINGS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors", "keras": ".weights.h5", "model-card": ".md"}
 
 DESCRIPTION = """\
 Write a trained network as a file for other programs. Its input is (N, 3, 32, 32), float32 in [0, 1]; the network itself

@@ -92,7 +92,6 @@ class Schedule(LambdaLR):
     """A LambdaLR that leaves the rates of groups that were added later, as by BackboneFinetuning, as they are."""
 
     def get_lr(self) -> list[float]:
-        """Return the rate of each group."""
         added = self.optimizer.param_groups[len(self.base_lrs) :]
         return [*super().get_lr(), *(group["lr"] for group in added)]
 

@@ -101,7 +101,7 @@ class RunFolder(ClassReport):
         folder = None
         self._start = time.perf_counter()
         if trainer.is_global_zero:
-            name = self.name or f"{model_name(pl_module)}{describe_data(trainer.datamodule).run_suffix}"
+            name = self.name or f"{_short_name(pl_module)}{describe_data(trainer.datamodule).run_suffix}"
             folder = self.resume or runs.claim_run_folder(self.root / name)
             self._lock = runs.lock_run(folder)
             runs.remove_parts(folder)
@@ -125,7 +125,8 @@ class RunFolder(ClassReport):
                 callbacks.remove(checkpoint)
             elif isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None:
                 checkpoint.dirpath = str(place.resolve())
-        model = f"mini VGG {pl_module.hparams.variant}" if _is_ours(pl_module) else type(pl_module).__name__
+        kind = type(pl_module)
+        model = f"mini VGG {pl_module.hparams.variant}" if kind is LitMiniVGG else kind.__name__
         self._recorder = RunRecorder(self.folder, model, self.reference, self.resume)
         continued = self.resume is not None
         best = RunCheckpoint(place, "best", monitor="val_acc", continued=continued)
@@ -184,13 +185,9 @@ class RunFolder(ClassReport):
         runs.write_json(self.folder / runs.SUMMARY, self.summary)
 
 
-def model_name(module: LightningModule) -> str:
+def _short_name(module: LightningModule) -> str:
     """Return what folders call the module: the mini VGG's variant, or the class of another module."""
-    return module.hparams.variant if _is_ours(module) else type(module).__name__.lower()
-
-
-def _is_ours(module: LightningModule) -> bool:
-    return type(module) is LitMiniVGG
+    return module.hparams.variant if type(module) is LitMiniVGG else type(module).__name__.lower()
 
 
 def _is_default(checkpoint: Any) -> bool:
