@@ -8,7 +8,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from minivgg_pl.errors import NonFiniteLossError
 from minivgg_pl.evaluation.metrics import class_metrics
@@ -40,10 +39,12 @@ class ClassReport(EpochCallback):
 
     def __init__(self) -> None:
         self.report: dict[str, list[Any]] = {}
-        self._metrics: MetricCollection | None = None
+        # Guesses and labels `(B,)` of each batch: torchmetrics would make the host wait for a GPU in every batch.
+        self._answers: list[tuple[Tensor, Tensor]] = []
+        self._num_classes = 0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.report, self._metrics = {}, None
+        self.report, self._answers = {}, []
 
     def on_test_batch_end(
         self,
@@ -61,13 +62,15 @@ class ClassReport(EpochCallback):
             with trainer.precision_plugin.forward_context():
                 logits = pl_module(images)
         if _are_logits(logits, targets):
-            if self._metrics is None:
-                self._metrics = class_metrics(logits.shape[1]).to(logits.device)
-            self._metrics.update(logits.argmax(dim=1), targets.argmax(dim=1) if targets.ndim == 2 else targets)
+            self._num_classes = logits.shape[1]
+            self._answers.append((logits.argmax(dim=1), targets.argmax(dim=1) if targets.ndim == 2 else targets))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._metrics is not None:
-            self.report = {name: value.tolist() for name, value in self._metrics.compute().items()}
+        if self._answers:
+            guesses, labels = (torch.cat(part) for part in zip(*self._answers, strict=True))
+            metrics = class_metrics(self._num_classes).to(guesses.device)
+            metrics.update(guesses, labels)
+            self.report = {name: value.tolist() for name, value in metrics.compute().items()}
 
 
 def _are_logits(value: Any, targets: Tensor) -> bool:
