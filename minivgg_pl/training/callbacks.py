@@ -78,9 +78,10 @@ def _are_logits(value: Any, targets: Tensor) -> bool:
 
 
 def all_finite(tensors: Iterable[Tensor], strategy: Strategy) -> bool:
-    """Return whether all values of `tensors` are finite on all devices; every device must ask."""
-    is_finite = float(all(tensor.isfinite().all() for tensor in tensors))
-    return bool(strategy.reduce(torch.tensor(is_finite, device=strategy.root_device), reduce_op="min"))
+    """Return whether all values of `tensors` are finite on all devices; every device must ask. It waits once."""
+    device = strategy.root_device
+    are_finite = [torch.ones((), dtype=torch.bool, device=device), *(t.isfinite().all().to(device) for t in tensors)]
+    return bool(strategy.reduce(torch.stack(are_finite).all().float(), reduce_op="min"))
 
 
 class StopOnNonFinite(EpochCallback):
