@@ -40,7 +40,11 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
     dropouts = {module: module.p for module in net.modules() if isinstance(module, nn.Dropout)}
     samples = {module: module.dropout_samples for module in net.modules() if isinstance(module, MiniVGG)}
     # torch's update_bn would reset frozen ones too.
-    norms = {module: module.momentum for module in net.modules() if isinstance(module, BATCH_NORMS) and module.training}
+    norms = {
+        module: (module.momentum, module.num_batches_tracked)
+        for module in net.modules()
+        if isinstance(module, BATCH_NORMS) and module.training and module.track_running_stats
+    }
     for dropout in dropouts:
         dropout.p = 0.0
     for module in samples:
@@ -48,6 +52,8 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
+        # torch reads the count in every batch, and the host would wait for a GPU.
+        norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked, device="cpu")
     device = next(net.parameters()).device
     for images in batches:
         net(images.to(device))
@@ -55,8 +61,9 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
         dropout.p = p
     for module, number in samples.items():
         module.dropout_samples = number
-    for norm, momentum in norms.items():
+    for norm, (momentum, count) in norms.items():
         norm.momentum = momentum
+        norm.num_batches_tracked = count.copy_(norm.num_batches_tracked, non_blocking=True)
 
 
 def average_over_devices(net: nn.Module, strategy: Strategy) -> None:

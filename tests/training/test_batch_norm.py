@@ -21,9 +21,12 @@ def test_statistics_are_those_without_dropout_averaged_over_the_batches():
 
 
 def test_mode_momentum_dropout_and_weights_stay():
-    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3, momentum=0.01)).train()
-    before = [p.clone() for p in net.parameters()]
+    no_statistics = nn.BatchNorm1d(3, track_running_stats=False)
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3, momentum=0.01), no_statistics).train()
+    before, count = [p.clone() for p in net.parameters()], net[1].num_batches_tracked
     measure_statistics(net, [torch.randn(8, 3)])
+    assert net[1].num_batches_tracked is count
+    assert count == 1
     assert all(module.training for module in net.modules())
     assert (net[0].p, net[1].momentum) == (0.5, 0.01)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
