@@ -158,8 +158,8 @@ class ImageLoader:
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` from number `start` on; the position stays."""
-        # Copied for the whole epoch at once: a copy a batch costs time.
-        order, *draws = (tensor.to(self.dataset.images.device) for tensor in self._draw())
+        # Copied for the whole epoch at once: a copy a batch costs time. Blocking, it would wait for all earlier work.
+        order, *draws = (tensor.to(self.dataset.images.device, non_blocking=True) for tensor in self._draw())
         for batch in order.split(self.sizes)[start:]:
             index = batch[self.rank :: self.num_devices]
             yield self.dataset.read(index, *(draw[index] for draw in draws))

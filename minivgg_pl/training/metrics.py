@@ -105,7 +105,8 @@ class EpochMetrics:
         hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
         size = torch.full_like(loss, len(targets))
         # Not in place: what a validation's inference mode makes could not be changed outside of it.
-        self.sums = self.sums.to(loss.device) + torch.stack((loss * size, hits.to(loss.dtype), size))
+        sums = self.sums.to(loss.device, non_blocking=True)
+        self.sums = sums + torch.stack((loss * size, hits.to(loss.dtype), size))
         self.is_empty = False
 
     def so_far(self) -> dict[str, float]:
