@@ -1,0 +1,238 @@
+"""Runs as on a GPU, without one: every tensor where it must be, and no step that waits for the device.
+
+The GPU is made of `OnGpu`: tensors that say `cuda:0`, refuse tensors of the CPU beside them, and tell of whatever makes
+the host wait: a value that is read, a copy between the two, a result whose size is data. They compute on the CPU, so
+results are real. Not tried: kernels, streams, memory, TF32, and what autocast converts on CUDA alone.
+
+This file alone leans on names that torch does not promise to keep: `_make_wrapper_subclass`,
+`_disabled_torch_function_impl`, `_parse_to` and the names of its operators. (torch's FakeTensorMode has no backward
+pass for CUDA where there is no device, pytorch#92627.)
+"""
+
+import shutil
+import traceback
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from minivgg_pl import CIFAR10DataModule, LitMiniVGG, RunFolder
+from minivgg_pl.cli.recipes import recipe_options
+from minivgg_pl.data import augmentation, base
+from minivgg_pl.training import recorder, run_folder
+
+GPU = torch.device("cuda", 0)
+# Operators that read a value, or whose result's size is data.
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal"}
+EVERY = 5  # updates from a checkpoint to the next, in epochs of 8
+EVALUATED = 2  # batches of a validation or a test
+
+
+class Host:
+    """Counts the waits, outside of batches and in them."""
+
+    place = "outside"
+    waits: list[str] = []
+
+
+def wait(what):
+    frames = [f for f in traceback.extract_stack() if "/minivgg_pl/" in f.filename or "/lightning/" in f.filename]
+    place = f"{frames[-1].filename.rpartition('/site-packages/')[2]}:{frames[-1].lineno}"
+    Host.waits.append(f"{Host.place}: {what} at {place}")
+    assert Host.place == "outside", f"the host waits for the GPU: {Host.waits[-1]}"
+
+
+class OnGpu(torch.Tensor):
+    device, is_cuda, is_cpu = property(lambda self: GPU), True, False
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, inner):
+        like = {"dtype": inner.dtype, "strides": inner.stride(), "storage_offset": inner.storage_offset()}
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, device="cpu", **like)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __repr__(self):
+        return f"OnGpu({tuple(self.shape)})"
+
+    def __reduce_ex__(self, protocol):
+        # As a checkpoint is read, onto the CPU.
+        return self.inner.__reduce_ex__(protocol)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, func.overloadpacket.__name__
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        # A single number of the CPU goes along with a kernel's arguments.
+        others = [tuple(tensor.shape) for tensor in given if not isinstance(tensor, OnGpu) and tensor.ndim]
+        is_mask = name.startswith("index") and any(t.dtype in (torch.bool, torch.uint8) for t in given[1:])
+        is_free = name == "copy_" and isinstance(args[0], OnGpu) and (args[2:] == (True,) or kwargs.get("non_blocking"))
+        is_copy = name == "copy_" and not all(isinstance(tensor, OnGpu) for tensor in given)
+        if name in WAITS or is_mask or (is_copy and not is_free) or (others and name in ("index", "index_put_")):
+            wait(name)
+        elif others and not is_copy:
+            raise RuntimeError(f"{name}: expected all tensors on cuda:0, found {others} on cpu")
+        out = func(*tree_map_only(OnGpu, bare, args), **tree_map_only(OnGpu, bare, kwargs))
+        if name == "_local_scalar_dense":
+            return out
+        out = tree_map_only(torch.Tensor, lambda leaf: leaf if leaf.is_meta else OnGpu(leaf), out)
+        return return_and_correct_aliasing(func, args, kwargs, out)
+
+
+def bare(tensor):
+    return tensor.inner
+
+
+class Machine(TorchFunctionMode):
+    """What is made on `cuda`, or moved to it or from it."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name in ("to", "cpu", "cuda") and isinstance(args[0], torch.Tensor):
+            return move(name, *args, **kwargs)
+        if name == "tolist" and isinstance(args[0], OnGpu):
+            wait(name)
+            return args[0].inner.tolist()
+        device = kwargs.get("device")
+        if device is None and name.endswith("_like") and isinstance(args[0], OnGpu):
+            device = GPU
+        if device is None or torch.device(device).type == "cpu":
+            args = tuple(arg.inner if isinstance(arg, OnGpu) and device is not None else arg for arg in args)
+            return func(*args, **kwargs)
+        if name in ("tensor", "as_tensor"):
+            wait(f"torch.{name}")
+        args = tuple(arg.inner if isinstance(arg, OnGpu) else arg for arg in args)
+        return OnGpu(func(*args, **kwargs | {"device": "cpu"}))
+
+
+def move(name, tensor, *args, **kwargs):
+    if args and isinstance(args[0], torch.Tensor):
+        args = (args[0].device, args[0].dtype)
+    device, dtype, is_free, layout = (
+        torch._C._nn._parse_to(*args, **kwargs) if name == "to" else (name, None, False, None)
+    )
+    source, target = "cuda" if isinstance(tensor, OnGpu) else "cpu", torch.device(device or tensor.device).type
+    if source != target:
+        # From memory that is not pinned: asynchronous only to the GPU, and only where it says so.
+        if not (is_free and target == "cuda"):
+            wait(f"copy {tuple(tensor.shape)} to {target}")
+        tensor = OnGpu(tensor.detach().clone()) if target == "cuda" else tensor.inner.clone()
+    return tensor.to(dtype or tensor.dtype, **({"memory_format": layout} if layout else {}))
+
+
+class StandIn(CPUAccelerator):
+    def setup_device(self, device):
+        pass
+
+
+class Watch(Callback):
+    """No wait in steps, fetching included, but for an epoch's first and last and to save; and all tensors on the GPU.
+
+    It also keeps the checkpoint that is saved inside the second epoch.
+    """
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        assert all(isinstance(tensor, OnGpu) for tensor in batch)
+        Host.place = "in a step" if batch_idx > 0 else "outside"
+        if trainer.training and trainer.global_step == 2 * EVERY and trainer.ckpt_path is None:
+            folder = trainer.checkpoint_callbacks[-1].dirpath
+            shutil.copy(f"{folder}/last.ckpt", f"{folder}/inside.ckpt")
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        assert all(isinstance(tensor, OnGpu) for p in module.parameters() for tensor in (p, p.grad))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        is_last = trainer.is_last_batch if trainer.training else batch_idx + 1 == EVALUATED
+        if is_last or (trainer.training and trainer.global_step % EVERY == 0):
+            Host.place = "outside"
+
+    def on_exception(self, trainer, module, exception):
+        Host.place = "outside"
+
+    on_validation_batch_start = on_test_batch_start = on_train_batch_start
+    on_validation_batch_end = on_test_batch_end = on_train_batch_end
+
+
+@pytest.fixture
+def fit(tmp_path, monkeypatch):
+    """Train two epochs of a recipe, validate and test, and return its RunFolder."""
+    Host.place, Host.waits = "outside", []
+    monkeypatch.setattr(base, "LEAST_EVALUATED_PIXELS", 8 * 32 * 32)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "stand-in")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    # Most of the time that is not torch's.
+    monkeypatch.setattr(recorder, "draw_curves", lambda *args, **options: None)
+    monkeypatch.setattr(run_folder, "draw_confusion_matrix", lambda *args: None)
+    future = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+
+    def fit(recipe, on_gpu=True, ckpt_path=None, max_epochs=2):
+        options = {**recipe_options(recipe), "data.batch_size": 13, "model.dense_units": 8}
+        if recipe == "modern":
+            options |= {"model.batch_norm_images": 20, "model.dropout_samples": 2}
+        of = {s: {k.removeprefix(s): v for k, v in options.items() if k.startswith(s)} for s in ("model.", "data.")}
+        seed_everything(3)
+        module = LitMiniVGG(**of["model."])
+        data = CIFAR10DataModule(dataset="synthetic", synthetic_size=100, root=tmp_path, **of["data."])
+        run = RunFolder(tmp_path, every=EVERY)
+        trainer = Trainer(
+            max_epochs=max_epochs,
+            accelerator=StandIn() if on_gpu else "cpu",
+            strategy=SingleDeviceStrategy(device=GPU) if on_gpu else "auto",
+            callbacks=[run, *[Watch()] * on_gpu],
+            plugins=MixedPrecision("bf16-mixed", "cpu") if options.get("native_bf16") else None,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            # Wrapped tensors do not take to inference mode: no_grad in its place.
+            inference_mode=False,
+        )
+        with Machine():
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+            trainer.test(module, datamodule=data, verbose=False)
+        return run
+
+    yield fit
+    torch.__future__.set_overwrite_module_params_on_conversion(future)
+
+
+@pytest.mark.parametrize("recipe", ["article", "modern"])
+def test_a_run_mixes_no_devices_waits_in_no_step_and_resumes(recipe, fit):
+    run = fit(recipe)
+    assert 0 < run.summary["test_loss"] < 100
+    inside = run.folder / "checkpoints" / "inside.ckpt"
+    assert fit(recipe, ckpt_path=inside).summary["weights_sha256"] == run.summary["weights_sha256"]
+    # Dropout draws other numbers there.
+    moved = fit(recipe, on_gpu=False, ckpt_path=inside)
+    back = fit(recipe, ckpt_path=moved.folder / "checkpoints" / "last.ckpt", max_epochs=3)
+    assert [row["step"] for row in (*moved.rows, *back.rows)] == [8, 16, 8, 16, 24]
+
+
+PLANTS = {
+    "waits for the GPU: in a step: _local_scalar_dense": (
+        LitMiniVGG,
+        "training_step",
+        lambda self, batch, i, step=LitMiniVGG.training_step: (loss := step(self, batch, i)) * (loss.item() != 0),
+    ),
+    "add: expected all tensors on cuda:0": (
+        augmentation,
+        "_reflect",
+        lambda position, size: (position + torch.zeros(1, dtype=torch.int64)) % size,
+    ),
+}
+
+
+@pytest.mark.parametrize("message", PLANTS)
+def test_what_is_planted_is_found(message, fit, monkeypatch):
+    monkeypatch.setattr(*PLANTS[message])
+    with pytest.raises((AssertionError, RuntimeError), match=message):
+        fit("modern")
