@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -36,7 +35,19 @@ class EpochProgressBar(TQDMProgressBar):
     """
 
     def __init__(self, refresh_rate: int | None = None) -> None:
-        super().__init__(refresh_rate=refresh_rate or (50 if torch.cuda.is_available() else 5))
+        super().__init__(refresh_rate=refresh_rate or 5)
+        self._is_default = refresh_rate is None
+        self._least_rate = 1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        is_on_gpu = trainer.strategy.root_device.type == "cuda"
+        self._least_rate = 50 if self._is_default and is_on_gpu else 1
+
+    @property
+    def refresh_rate(self) -> int:
+        """Number of batches between two updates."""
+        return max(super().refresh_rate, self._least_rate)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -1,8 +1,10 @@
 """Progress inside epochs: what the bar and the lines show."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from minivgg_pl import EpochProgressBar, LitMiniVGG
@@ -33,3 +35,11 @@ def test_without_a_terminal_a_line_comes_every_minute_of_any_module(kind, tmp_pa
     means = r"  train_loss [\d.]+  train_acc [\d.]+" if kind is LitMiniVGG else ""
     assert re.fullmatch(rf"epoch 1/1  batch 2/5{means}  \d+ images/s", printed[1])
     assert printed[5:] == ["epoch 1/1  validation batch 1", "epoch 1/1  validation batch 2"]
+
+
+@pytest.mark.parametrize(("device", "given", "rate"), [("cpu", None, 5), ("cuda", None, 50), ("cuda", 7, 7)])
+def test_the_bar_makes_the_gpu_that_is_used_wait_seldom(device, given, rate, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    bar, strategy = EpochProgressBar(given), SimpleNamespace(root_device=torch.device(device))
+    bar.setup(SimpleNamespace(strategy=strategy, is_global_zero=True), None, "fit")
+    assert bar.refresh_rate == rate
