@@ -11,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from minivgg_pl.data.augmentation import derived_seed
@@ -143,7 +144,8 @@ class RandomState(EpochCallback):
         kind, keys, *rest = np.random.get_state()
         own = {
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all(),
+            # Asking a GPU that the run does not use would take memory there.
+            "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
             "numpy": [kind, keys.tolist(), *rest],
             "python": random.getstate(),
         }
@@ -164,8 +166,15 @@ class RandomState(EpochCallback):
         if restored and trainer.global_rank < len(states):
             state = states[trainer.global_rank]
             torch.set_rng_state(state["torch"])
-            if len(state["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(state["cuda"])
+            device, cuda = trainer.strategy.root_device, state["cuda"]
+            if device.type == "cuda" and cuda:
+                # Checkpoints of earlier versions hold the states of all GPUs.
+                torch.cuda.set_rng_state(cuda[device.index % len(cuda)], device)
+            elif device.type == "cuda" or cuda:
+                kept = f"{'a' if cuda else 'no'} GPU's random state"
+                rank_zero_info(
+                    f"The checkpoint has {kept}, and this run is on {device}: dropout may draw other numbers"
+                )
             np.random.set_state(state["numpy"])
             random.setstate(state["python"])
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from minivgg_pl.cli.train import main
 from minivgg_pl.errors import InputError
 from minivgg_pl.evaluation.metrics import evaluate_probabilities
 from minivgg_pl.runs.folder import lock_run, remove_parts
-from minivgg_pl.training.checkpointing import AtomicCheckpointIO, check_training_state
+from minivgg_pl.training.checkpointing import AtomicCheckpointIO, RandomState, check_training_state
 from minivgg_pl.weights.export import model_card
 from minivgg_pl.weights.load import load_trained
 from tests.cli.test_train import assert_same_tensors, checkpoint, metrics, without_times
@@ -327,3 +328,32 @@ def test_a_checkpoint_does_not_choose_what_is_imported(finished_run, train_here,
     assert error.count("\n") == 1
     assert "data.class_path was poison.Data and cannot become minivgg_pl.CIFAR10DataModule" in error
     assert not (tmp_path / "imported").exists()
+
+
+def test_a_run_on_the_cpu_leaves_gpus_alone(monkeypatch):
+    for name in ("get_rng_state", "get_rng_state_all"):
+        monkeypatch.setattr(torch.cuda, name, lambda: pytest.fail("CUDA is initialised"))
+    assert RandomState().state_dict()["cuda"] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "device", "restored", "line"),
+    [
+        (1, "cuda:0", 0, None),
+        (1, "cuda:1", 0, None),
+        (4, "cuda:2", 2, None),
+        (1, "cpu", None, "has a GPU's random state, and this run is on cpu: dropout may draw other numbers"),
+        (0, "cuda:0", None, "has no GPU's random state, and this run is on cuda:0: dropout may draw other numbers"),
+        (0, "cpu", None, None),
+    ],
+)
+def test_a_gpus_random_state_is_restored_or_a_line_says_why_not(number, device, restored, line, monkeypatch, caplog):
+    given = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append((state, str(device))))
+    state = RandomState()
+    state.load_state_dict(state.state_dict() | {"cuda": list(range(number))})
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    with caplog.at_level("INFO"):
+        state.on_fit_start(SimpleNamespace(global_rank=0, strategy=strategy), None)
+    assert given == ([] if restored is None else [(restored, device)])
+    assert line in caplog.text if line else not caplog.text
