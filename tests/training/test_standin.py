@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from minivgg_pl import CIFAR10DataModule, LitMiniVGG, RunFolder
+from minivgg_pl import ImageDataModule, ImageDataset, LitMiniVGG, RunFolder
 from minivgg_pl.cli.recipes import recipe_options
 from minivgg_pl.data import augmentation, base
 from minivgg_pl.training import recorder, run_folder
@@ -30,6 +30,7 @@ from minivgg_pl.training import recorder, run_folder
 GPU = torch.device("cuda", 0)
 # Operators that read a value, or whose result's size is data.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal"}
+SIZE = 8  # of images, in pixels
 EVERY = 4  # updates from a checkpoint to the next, in epochs of 6
 EVALUATED = 2  # batches of a validation or a test
 
@@ -134,6 +135,19 @@ class StandIn(CPUAccelerator):
         pass
 
 
+class Noise(ImageDataModule):
+    """50 images of 8 x 8 pixels to train on, and 10 to test."""
+
+    def __init__(self, **options):
+        shape = {"class_names": list("abcdefghij"), "image_shape": (3, SIZE, SIZE), "train_size": 50}
+        super().__init__(**shape, dataset="noise", title="noise", splits=("train", "test"), **options)
+
+    def load(self, split):
+        number, generator = {"train": 50, "test": 10}[split], torch.Generator().manual_seed(0)
+        images = torch.randint(256, (number, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
+        return ImageDataset(images, torch.arange(number) % 10)
+
+
 class Watch(Callback):
     """No wait in steps, fetching included, but for an epoch's first and last and to save; and all tensors on the GPU.
 
@@ -172,7 +186,7 @@ class Watch(Callback):
 def fit(tmp_path, monkeypatch):
     """Train two epochs of a recipe, validate and test, and return its RunFolder."""
     Host.place, Host.waits = "outside", []
-    monkeypatch.setattr(base, "LEAST_EVALUATED_PIXELS", 8 * 32 * 32)
+    monkeypatch.setattr(base, "LEAST_EVALUATED_PIXELS", 8 * SIZE**2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "stand-in")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda: wait("synchronize"))
@@ -183,13 +197,13 @@ def fit(tmp_path, monkeypatch):
     torch.__future__.set_overwrite_module_params_on_conversion(True)
 
     def fit(recipe, on_gpu=True, ckpt_path=None, max_epochs=2):
-        options = {**recipe_options(recipe), "data.batch_size": 9, "model.dense_units": 8}
+        options = {**recipe_options(recipe), "data.batch_size": 9, "model.dense_units": 8, "model.image_size": SIZE}
         if recipe == "modern":
             options |= {"model.batch_norm_images": 20, "model.dropout_samples": 2}
         of = {s: {k.removeprefix(s): v for k, v in options.items() if k.startswith(s)} for s in ("model.", "data.")}
         seed_everything(3)
         module = LitMiniVGG(**of["model."])
-        data = CIFAR10DataModule(dataset="synthetic", synthetic_size=50, root=tmp_path, **of["data."])
+        data = Noise(**of["data."])
         run = RunFolder(tmp_path, every=EVERY)
         trainer = Trainer(
             max_epochs=max_epochs,
