@@ -169,7 +169,7 @@ class RandomState(EpochCallback):
             device, cuda = trainer.strategy.root_device, state["cuda"]
             if device.type == "cuda" and cuda:
                 # Checkpoints of earlier versions hold the states of all GPUs.
-                torch.cuda.set_rng_state(cuda[device.index % len(cuda)], device)
+                torch.cuda.set_rng_state(cuda[(device.index or 0) % len(cuda)], device)
             elif device.type == "cuda" or cuda:
                 kept = f"{'a' if cuda else 'no'} GPU's random state"
                 rank_zero_info(

@@ -342,6 +342,7 @@ def test_a_run_on_the_cpu_leaves_gpus_alone(monkeypatch):
         (1, "cuda:0", 0, None),
         (1, "cuda:1", 0, None),
         (4, "cuda:2", 2, None),
+        (1, "cuda", 0, None),
         (1, "cpu", None, "has a GPU's random state, and this run is on cpu: dropout may draw other numbers"),
         (0, "cuda:0", None, "has no GPU's random state, and this run is on cuda:0: dropout may draw other numbers"),
         (0, "cpu", None, None),
