@@ -37,9 +37,10 @@ def as_probabilities(targets: Tensor, logits: Tensor, is_first: bool) -> Tensor:
     if targets.ndim == 2 and targets.shape[1] == num_classes:
         return targets if targets.dtype in (torch.float32, logits.dtype) else targets.float()
     if targets.ndim != 1 or targets.is_floating_point():
+        other = f"the network num_classes={targets.shape[1]}, or " if targets.ndim == 2 and targets.shape[1] > 1 else ""
         raise InputError(
             f"targets are {targets.dtype} {tuple(targets.shape)}, and the network has {num_classes} classes: give "
-            f"class indices (N,) of an integer type, or (N, {num_classes}) one-hot or probabilities"
+            f"{other}class indices (N,) of an integer type, or (N, {num_classes}) one-hot or probabilities"
         )
     if is_first or targets.device.type == "cpu":
         least, largest = (value.item() for value in targets.aminmax())

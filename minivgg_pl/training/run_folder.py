@@ -105,13 +105,17 @@ class RunFolder(ClassReport):
             folder = self.resume or runs.claim_run_folder(self.root / name)
             self._lock = runs.lock_run(folder)
             runs.remove_parts(folder)
-            write_atomically(runs.next_config(folder), self.config or run_config(trainer, pl_module, str(self.root)))
+            self._config_path = runs.next_config(folder)
+            self._write_config(trainer, pl_module)
             # Of the user's own images alone.
             if skipped := getattr(trainer.datamodule, "skipped", None):
                 write_atomically(folder / "skipped_images.txt", "".join(f"{as_line(text)}\n" for text in skipped))
             # Now, because the files of this code may have changed when the run ends.
             self.notes["environment"] = describe_environment(trainer.strategy.root_device)
         self.folder = Path(trainer.strategy.broadcast(folder))
+
+    def _write_config(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        write_atomically(self._config_path, self.config or run_config(trainer, pl_module, str(self.root)))
 
     def _join(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the Trainer what else a run needs; Lightning sets up the callbacks that come after this one here."""
@@ -149,6 +153,11 @@ class RunFolder(ClassReport):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.resume and not trainer.ckpt_path and (last := self.resume / runs.LAST_CHECKPOINT).exists():
             raise InputError(f"resume={str(self.resume)!r}: give its checkpoint, too: fit(..., ckpt_path='{last}')")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Since `setup`, Tuner.lr_find may have changed the rate.
+        if self._recorder is not None and trainer.is_global_zero:
+            self._write_config(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._recorder is not None and trainer.is_global_zero:

@@ -365,3 +365,13 @@ def test_the_command_repeats_a_run_of_python(tmp_path, synthetic_root, train_her
     assert train_here("--resume", run.folder) == 0
     summary = json.loads((run.folder / "summary.json").read_text())
     assert (summary["test_acc"], summary["epochs"]) == (repeated["test_acc"], 1)
+
+
+def test_config_holds_the_rate_that_the_training_starts_with(tmp_path):
+    class Tuned(LitLinear):
+        def on_fit_start(self):  # as Tuner.lr_find does, after `setup`
+            self.hparams.lr = 0.5
+
+    run = RunFolder(tmp_path)
+    fit(tmp_path, run, module=Tuned())
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["model"]["init_args"]["lr"] == 0.5
