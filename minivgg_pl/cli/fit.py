@@ -9,6 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from minivgg_pl.cli.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, NOTHING_TRAINED, fail
 from minivgg_pl.cli.lightning_cli import MiniVGGCLI
@@ -84,7 +85,10 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume.checkpoint if resume else None)
         _report_early_stop(cli)
-        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        if is_overridden("test_dataloader", cli.datamodule):
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        else:
+            rank_zero_info(f"No test: {type(cli.datamodule).__name__} has no test_dataloader")
         if cli.run_folder.summary:
             print(summary_table(cli.run_folder.summary))
     except (MisconfigurationException, ValueError) as error:

@@ -84,7 +84,8 @@ class MiniVGGCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that belong to neither the trainer, the model nor the data."""
-        if missing := [name for name in signature(LitMiniVGG).parameters if name not in parser.get_defaults().model]:
+        own = parser.get_defaults().get("model") or {}
+        if missing := [name for name in signature(LitMiniVGG).parameters if name not in own]:
             advice = "take it, or **options, and hand it to super().__init__"
             raise InputError(f"--model {class_path(self.model_class)}: its constructor has no {missing[0]}: {advice}")
         add = parser.add_argument
@@ -128,7 +129,7 @@ class MiniVGGCLI(LightningCLI):
         runs.check_base(root, "--trainer.default_root_dir")
         self.run_folder = RunFolder(
             root,
-            config=f"# Recipe: {self.recipe()}\n{self.parser.dump(config, skip_none=False)}",
+            config=f"# Recipe: {self.recipe()}\n{self._kept(config)}",
             reference=article_rows(config.model.variant) if config.curves.reference else None,
             resume=self.resume.folder if self.resume else None,
             every=config.checkpoint_every_n_steps,
@@ -184,6 +185,11 @@ class MiniVGGCLI(LightningCLI):
     def _dotted(self, config: Any) -> dict[str, Any]:
         # A data module may have options without a default, and defaults alone are then not valid.
         return dotted_options(yaml.safe_load(self.parser.dump(config, skip_none=False, skip_validation=True)))
+
+    def _kept(self, config: Any) -> str:
+        """Return the config as YAML, without what YAML cannot hold, such as a callback's default torch.device."""
+        lines = self.parser.dump(config, skip_none=False).splitlines(keepends=True)
+        return "".join(line for line in lines if checks.UNKEPT not in line)
 
     def _callbacks(self, config: Any) -> list[Callback]:
         chosen: list[Callback] = [self.run_folder, DistributedSigterm()]

@@ -21,6 +21,8 @@ from minivgg_pl.runs.folder import LEARNING_COLUMNS
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.weights.load import TrainedNetwork
 
+# What jsonargparse writes in place of a value that YAML has no type for.
+UNKEPT = "Unable to serialize instance"
 # Settings that are used only with one value of another setting: (setting, the other, its value).
 BELONGS_TO = (
     ("nesterov", "optimizer", "sgd"),
@@ -43,7 +45,8 @@ def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str
         if name.startswith(("model.", "data.")) and default is not None and options.get(name) is None:
             raise InputError(f"--{name} null: give a value, or leave it out for {default}")
     for name, value in options.items():
-        if "Unable to serialize instance" in str(value):  # of jsonargparse, for types such as numbers.Number
+        # Of jsonargparse, for types such as numbers.Number. Those of Lightning's callbacks have defaults.
+        if name.startswith("data.") and UNKEPT in str(value):
             raise InputError(f"--{name}: config.yaml cannot keep its arguments: give a class of your own without any")
     trainer, model = config.trainer, config.model
     if trainer.max_epochs is not None and trainer.max_epochs < 1 and trainer.max_epochs != -1:

@@ -30,7 +30,7 @@ def check_hyperparameters(hparams: Any) -> None:
     is_sgd = hparams.optimizer == "sgd"
     rates = [name for name in ("lr", "adamw_lr", "classifier_lr") if hparams[name] is not None]
     weights = hparams.class_weights
-    fit = weights and len(weights) == hparams.num_classes and all(0 <= weight < math.inf for weight in weights)
+    fit = weights and len(weights) == hparams.num_classes and all(0 <= w < math.inf for w in weights) and any(weights)
     checks = (
         ("optimizer", hparams.optimizer in ("sgd", "muon"), "choose sgd or muon"),
         ("schedule", hparams.schedule in ("decay", "triangular"), "choose decay or triangular"),
@@ -39,7 +39,7 @@ def check_hyperparameters(hparams: Any) -> None:
         ("nesterov", hparams.momentum > 0 or not (is_sgd and hparams.nesterov), "give a momentum above 0, or false"),
         ("lr_decay", hparams.lr_decay >= 0, "give 0 or more"),
         ("dropout_samples", hparams.dropout_samples >= 1, "give 1 (one mask an image) or more, such as 8"),
-        ("class_weights", weights is None or fit, f"give {hparams.num_classes} finite numbers of 0 or more"),
+        ("class_weights", weights is None or fit, f"give {hparams.num_classes} finite numbers of 0 or more, not all 0"),
         ("batch_norm_images", hparams.batch_norm_images >= 0, "give 0 (as Keras) or more, such as 5000"),
     )
     for name, is_valid, advice in checks:

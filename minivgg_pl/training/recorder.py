@@ -120,7 +120,7 @@ class RunRecorder(EpochCallback, Checkpoint):
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             # The next batch's: the schedule has already been stepped.
-            "lr": float(trainer.optimizers[0].param_groups[0].get("lr", math.nan)),
+            "lr": float(trainer.optimizers[0].param_groups[0].get("lr", math.nan)) if trainer.optimizers else math.nan,
             "seconds": time.perf_counter() - self._epoch_start,
             "images_per_second": num_images / (self._train_end - self._epoch_start),
         }

@@ -151,8 +151,12 @@ class RunFolder(ClassReport):
             self._lock = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.resume and not trainer.ckpt_path and (last := self.resume / runs.LAST_CHECKPOINT).exists():
-            raise InputError(f"resume={str(self.resume)!r}: give its checkpoint, too: fit(..., ckpt_path='{last}')")
+        if not self.resume:
+            return
+        # Without it, or with another run's, the rows in metrics.csv would not be those of the weights.
+        last, given = self.resume / runs.LAST_CHECKPOINT, trainer.ckpt_path
+        if last.resolve() != Path(given).resolve() if given else last.exists():
+            raise InputError(f"resume={str(self.resume)!r}: give its last checkpoint: fit(..., ckpt_path='{last}')")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Since `setup`, Tuner.lr_find may have changed the rate.

@@ -27,6 +27,15 @@ class Squares(LightningDataModule):
         return DataLoader(TensorDataset(images, labels), batch_size=8, shuffle=True)
 
     train_dataloader = val_dataloader = test_dataloader = loader
+
+
+class Untested(LightningDataModule):
+    classes = Squares.classes
+
+    def train_dataloader(self):
+        return Squares().loader()
+
+    val_dataloader = train_dataloader
 """
 OPTIONS = ["--gpus=0", "--data=my_data.Squares", "--model.dense_units=4", "--epochs=1"]
 
@@ -49,6 +58,13 @@ def test_it_leaves_a_run_folder_that_resumes(my_data, tmp_path, train_here, capf
     # What the data module cannot do is not claimed.
     assert json.loads((run / "summary.json").read_text())["recipe"].startswith("modern, changed: ")
     assert "flip null" in (run / "config.yaml").read_text().splitlines()[0]
+
+
+def test_without_a_test_set_the_run_ends_after_its_epochs(my_data, tmp_path, train_here, caplog):
+    assert train_here(*OPTIONS, "--data=my_data.Untested", "--model.num_classes=3") == 0
+    assert "No test: Untested has no test_dataloader" in caplog.text
+    run = tmp_path / "runs" / "classic-untested" / "1"
+    assert json.loads((run / "summary.json").read_text())["test_acc"] is None
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,13 @@ def test_loggers_and_checkpoints_of_lightning_write_into_the_run_folder(syntheti
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["classic-synthetic"]
 
 
+def test_a_callback_whose_defaults_yaml_cannot_hold_trains_and_resumes(synthetic_options, tmp_path, train_here):
+    swa = ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
+    assert train_here(*synthetic_options, *swa, "--epochs=1", "--trainer.limit_train_batches=2") == 0
+    assert train_here("--resume=runs/classic-synthetic/1", "--epochs=2") == 0
+    assert len(metrics(tmp_path / "runs" / "classic-synthetic" / "1")) == 2
+
+
 def test_print_config_can_be_given_back(synthetic_options, tmp_path, train_here, capfd):
     def printed_by(*options):
         with pytest.raises(SystemExit) as stop:

@@ -466,7 +466,7 @@ def test_class_weights_are_keras_and_of_the_training_alone(tmp_path):
     torch.testing.assert_close(module.compute_loss(logits, torch.eye(3)[labels]), expected)
     torch.testing.assert_close(module.eval().compute_loss(logits, torch.eye(3)[labels]), losses.mean())
     assert fit(module, tmp_path).callback_metrics["train_loss"].isfinite()
-    for wrong in ([1.0, 2.0], [1.0, 2.0, -1.0], [1.0, 2.0, float("inf")], []):
+    for wrong in ([1.0, 2.0], [1.0, 2.0, -1.0], [1.0, 2.0, float("inf")], [0.0, 0.0, 0.0], []):
         with pytest.raises(ValueError, match="class_weights is .*: give 3 finite numbers of 0 or more"):
             LitMiniVGG(**TINY, class_weights=wrong)
 

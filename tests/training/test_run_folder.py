@@ -183,11 +183,14 @@ def test_it_goes_on_bit_for_bit_in_the_same_folder(tmp_path):
     assert (parts.folder / "config.resume-1.yaml").exists()
 
 
-def test_to_go_on_without_the_checkpoint_is_refused(tmp_path):
+def test_to_go_on_without_its_own_checkpoint_is_refused(tmp_path):
     run = RunFolder(tmp_path)
     fit(tmp_path, run)
-    with pytest.raises(InputError, match="give its checkpoint, too: .*last.ckpt"):
-        fit(tmp_path, RunFolder(tmp_path, resume=run.folder))
+    other = RunFolder(tmp_path)
+    fit(tmp_path, other)
+    for checkpoint in (None, other.folder / "checkpoints" / "last.ckpt"):
+        with pytest.raises(InputError, match="give its last checkpoint: .*last.ckpt"):
+            fit(tmp_path, RunFolder(tmp_path, resume=run.folder), ckpt_path=checkpoint)
 
 
 def test_best_is_the_runs_own_and_other_checkpoints_and_loggers_are_beside_it(tmp_path):
