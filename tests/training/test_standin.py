@@ -26,7 +26,9 @@ from minivgg_pl import ImageDataModule, ImageDataset, LitMiniVGG, RunFolder
 from minivgg_pl.cli.recipes import recipe_options
 from minivgg_pl.data import augmentation, base
 from minivgg_pl.training import recorder, run_folder
+from tests.conftest import REPOSITORY
 
+PACKAGE = str(REPOSITORY / "minivgg_pl")
 GPU = torch.device("cuda", 0)
 # Operators that read a value, or whose result's size is data.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal"}
@@ -44,7 +46,7 @@ class Host:
 
 
 def wait(what):
-    frames = [f for f in traceback.extract_stack() if "/minivgg_pl/" in f.filename or "/lightning/" in f.filename]
+    frames = [f for f in traceback.extract_stack() if f.filename.startswith(PACKAGE) or "/lightning/" in f.filename]
     place = f"{frames[-1].filename.rpartition('/site-packages/')[2]}:{frames[-1].lineno}"
     Host.waits.append(f"{Host.place}: {what} at {place}")
     assert Host.place == "outside", f"the host waits for the GPU: {Host.waits[-1]}"
@@ -66,7 +68,7 @@ class OnGpu(torch.Tensor):
         return f"OnGpu({tuple(self.shape)})"
 
     def __reduce_ex__(self, protocol):
-        # As a checkpoint is read, onto the CPU.
+        # As a checkpoint is read, onto the CPU. Saving one waits for the GPU, which is not counted.
         return self.inner.__reduce_ex__(protocol)
 
     @classmethod
@@ -232,7 +234,7 @@ def test_a_run_mixes_no_devices_waits_in_no_step_and_resumes(recipe, fit):
     run = fit(recipe)
     assert 0 < run.summary["test_loss"] < 100
     # Of ours in an epoch: a checkpoint inside it, four more looks for NaN, the clock, and six numbers of metrics.csv.
-    assert len([place for place in Host.last_epoch if "/minivgg_pl/" in place]) == 12
+    assert len([place for place in Host.last_epoch if PACKAGE in place]) == 12
     inside = run.folder / "checkpoints" / "inside.ckpt"
     assert fit(recipe, ckpt_path=inside).summary["weights_sha256"] == run.summary["weights_sha256"]
     # Dropout draws other numbers there.
