@@ -106,8 +106,7 @@ class EpochMetrics:
         hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
         size = torch.full_like(loss, len(targets))
         # Not in place: what a validation's inference mode makes could not be changed outside of it.
-        sums = self.sums.to(loss.device, non_blocking=True)
-        self.sums = sums + torch.stack((loss * size, hits.to(loss.dtype), size))
+        self.sums = self.sums.to(loss.device, non_blocking=True) + torch.stack((loss * size, hits.to(loss.dtype), size))
         self.is_empty = False
 
     def so_far(self) -> dict[str, float]:

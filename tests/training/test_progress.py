@@ -41,5 +41,7 @@ def test_without_a_terminal_a_line_comes_every_minute_of_any_module(kind, tmp_pa
 def test_the_bar_makes_the_gpu_that_is_used_wait_seldom(device, given, rate, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     bar, strategy = EpochProgressBar(given), SimpleNamespace(root_device=torch.device(device))
+    # Lightning asks when a module prints before the bar is set up.
+    assert bar.refresh_rate == (given or 5)
     bar.setup(SimpleNamespace(strategy=strategy, is_global_zero=True), None, "fit")
     assert bar.refresh_rate == rate
