@@ -127,14 +127,15 @@ class MiniVGGCLI(LightningCLI):
                 data.check_state(self.resume.data_state)
         root = Path(config.trainer.default_root_dir or TRAINER_DEFAULTS["default_root_dir"]).expanduser()
         runs.check_base(root, "--trainer.default_root_dir")
+        recipe = self.recipe()
         self.run_folder = RunFolder(
             root,
-            config=f"# Recipe: {self.recipe()}\n{self._kept(config)}",
+            config=f"# Recipe: {recipe}\n{self._kept(config)}",
             reference=article_rows(config.model.variant) if config.curves.reference else None,
             resume=self.resume.folder if self.resume else None,
             every=config.checkpoint_every_n_steps,
             loggers=[builder(logger) for logger in listed(config.trainer.logger) if is_for_run_folder(logger)],
-            notes={"recipe": self.recipe()},
+            notes={"recipe": recipe},
         )
         self.trainer_defaults["callbacks"] = self._callbacks(config)
 

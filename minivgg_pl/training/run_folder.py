@@ -160,7 +160,7 @@ class RunFolder(ClassReport):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Since `setup`, Tuner.lr_find may have changed the rate.
-        if self._recorder is not None and trainer.is_global_zero:
+        if self.config is None and self._recorder is not None and trainer.is_global_zero:
             self._write_config(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
