@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -77,29 +76,37 @@ def _are_logits(value: Any, targets: Tensor) -> bool:
     return isinstance(value, Tensor) and value.ndim == 2 and len(value) == len(targets) and value.shape[1] > 1
 
 
-def all_finite(tensors: Iterable[Tensor], strategy: Strategy) -> bool:
+def all_finite(tensors: Iterable[Tensor], trainer: Trainer) -> bool:
     """Return whether all values of `tensors` are finite on all devices; every device must ask. It waits once."""
-    device = strategy.root_device
-    are_finite = [torch.ones((), dtype=torch.bool, device=device), *(t.isfinite().all().to(device) for t in tensors)]
-    return bool(strategy.reduce(torch.stack(are_finite).all().float(), reduce_op="min"))
+    are_finite = [tensor.isfinite().all() for tensor in tensors] or [torch.tensor(True)]
+    is_finite = torch.stack([one.to(are_finite[0].device) for one in are_finite]).all()
+    if trainer.world_size > 1:
+        is_finite = trainer.strategy.reduce(is_finite.float().to(trainer.strategy.root_device), reduce_op="min")
+    return bool(is_finite)
 
 
 class StopOnNonFinite(EpochCallback):
     """Stops a fit, of any module, whose training loss, `val_loss` or weights are not finite.
 
-    It looks at the loss of each batch, on a GPU or several devices of every 50th, and at the weights as epochs end.
+    It looks at the loss of each batch, on a GPU or several devices of every 50th, and as epochs end at the last batch's
+    loss and at the weights, in one wait for the GPU.
 
     Raises:
         NonFiniteLossError: From the Trainer, before the epoch's checkpoint is saved.
     """
 
+    def __init__(self) -> None:
+        self._was_last = False
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         is_cheap = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
-        if is_cheap or batch_idx % FINITE_CHECK_INTERVAL == 0 or ends_epoch(trainer):
+        self._was_last = ends_epoch(trainer)
+        if is_cheap or self._was_last or (batch_idx + 1) % FINITE_CHECK_INTERVAL == 0:
             loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-            self._check(trainer, "training", [loss] if isinstance(loss, Tensor) else [])
+            weights = pl_module.parameters() if self._was_last else ()
+            self._check(trainer, "training", [*([loss] if isinstance(loss, Tensor) else []), *weights])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
@@ -107,10 +114,12 @@ class StopOnNonFinite(EpochCallback):
             self._check(trainer, "validation", [value for name, value in metrics if name.startswith("val_loss")])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer, "training", pl_module.parameters())
+        # EarlyStopping has ended the epoch in a validation, behind a batch that was not the last.
+        if not self._was_last:
+            self._check(trainer, "training", pl_module.parameters())
 
     def _check(self, trainer: Trainer, stage: str, tensors: Iterable[Tensor]) -> None:
-        if not all_finite(tensors, trainer.strategy):
+        if not all_finite(tensors, trainer):
             place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
             advice = "training stopped. Try a lower learning rate"
             raise NonFiniteLossError(f"the {stage} loss is not finite in {place}: {advice}")

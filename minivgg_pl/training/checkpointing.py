@@ -102,7 +102,7 @@ class RunCheckpoint(EpochCallback, ModelCheckpoint):
         is_due = has_updated and trainer.global_step % self.every == 0
         # An epoch's last batch is saved in on_train_epoch_end, behind the validation. NaN must not replace good
         # weights.
-        if is_due and not ends_epoch(trainer) and all_finite(pl_module.parameters(), trainer.strategy):
+        if is_due and not ends_epoch(trainer) and all_finite(pl_module.parameters(), trainer):
             trainer.save_checkpoint(Path(self.dirpath, f"{self.filename}.ckpt"), weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -61,10 +61,11 @@ class EpochMean(Metric):
         """Do nothing: torchmetrics warns of a `compute` without it."""
 
     def compute(self) -> Tensor:
-        """Return the mean `()` over the epoch so far; all devices must ask."""
-        sums = self.metrics.sums
+        """Return the mean `()` over the epoch so far, on the CPU, where Lightning reads it often; all must ask."""
         if torch.distributed.is_initialized():
-            sums = torch.stack(gather_all_tensors(sums)).sum(dim=0)
+            sums = torch.stack(gather_all_tensors(self.metrics.sums)).sum(dim=0).cpu()
+        else:
+            sums = self.metrics.on_cpu()
         return sums[self.row] / sums[2]
 
     def reset(self) -> None:
@@ -92,13 +93,13 @@ class EpochMetrics:
     def reset(self) -> None:
         """Start an epoch."""
         # Always float32, whatever the network's type: bfloat16 cannot count to 10,000.
-        self.sums = torch.zeros(3, dtype=torch.float32, device="cpu")
+        self.restore(torch.zeros(3, dtype=torch.float32, device="cpu"))
         self.is_empty = True
 
     def restore(self, sums: Tensor) -> None:
         """Go on from the sums `(3,)` of an epoch's first batches."""
         # Checkpoints of earlier versions hold a fourth sum.
-        self.sums = sums[:3]
+        self.sums, self._copy = sums[:3], None
 
     def update(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: its mean loss `()`, logits `(B, C)` and class probabilities `(B, C)`."""
@@ -107,9 +108,15 @@ class EpochMetrics:
         size = torch.full_like(loss, len(targets))
         # Not in place: what a validation's inference mode makes could not be changed outside of it.
         self.sums = self.sums.to(loss.device, non_blocking=True) + torch.stack((loss * size, hits.to(loss.dtype), size))
-        self.is_empty = False
+        self.is_empty, self._copy = False, None
+
+    def on_cpu(self) -> Tensor:
+        """Return this device's `sums` on the CPU; it waits for a GPU once after an update."""
+        if self._copy is None:
+            self._copy = self.sums.cpu()
+        return self._copy
 
     def so_far(self) -> dict[str, float]:
         """Return the means of this device's batches so far, `loss` and `acc`; it waits for a GPU."""
-        loss, hits, images = self.sums.tolist()
+        loss, hits, images = self.on_cpu().tolist()
         return {"loss": loss / images, "acc": hits / images} if images else {}

@@ -17,7 +17,6 @@ from minivgg_pl.plots.curves import Rows, draw_curves
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.runs.checkpoint import run_folder_of
 from minivgg_pl.training.callbacks import EpochCallback
-from minivgg_pl.training.metrics import ends_epoch
 from minivgg_pl.training.progress import epoch_of
 
 # Drawing the curves takes matplotlib about half a second, and a GPU trains an epoch in less.
@@ -88,9 +87,7 @@ class RunRecorder(EpochCallback, Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.strategy.root_device.type != "cpu" and ends_epoch(trainer):
-            # The epoch's batches are queued there, not done.
-            torch.accelerator.synchronize()
+        # On a GPU batches are queued, not done, but behind the epoch's last one StopOnNonFinite has waited.
         self._train_end = time.perf_counter()
         if isinstance(batch, list | tuple) and isinstance(batch[0], torch.Tensor):
             self._num_images += len(batch[0])

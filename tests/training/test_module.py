@@ -162,6 +162,16 @@ def test_a_foreign_module_is_stopped_too(breaks, automatic, tmp_path):
         fit.fit(Foreign(breaks, automatic))
 
 
+def test_weights_are_looked_at_where_a_validation_inside_an_epoch_ends_it(tmp_path):
+    class Stop(Callback):
+        def on_validation_end(self, trainer, module):
+            trainer.should_stop = True
+
+    fit = trainer(tmp_path, callbacks=[Stop(), StopOnNonFinite()], limit_train_batches=3, val_check_interval=1)
+    with pytest.raises(NonFiniteLossError, match="training loss is not finite in epoch 1, step 0:"):
+        fit.fit(Foreign("weights", automatic=False))
+
+
 def test_sums_are_float32_on_the_batches_device_however_the_module_was_made(tmp_path):
     low = trainer(tmp_path, precision="bf16-true")
     with low.init_module(), torch.device("meta"):
