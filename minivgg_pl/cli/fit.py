@@ -5,7 +5,6 @@ import signal
 import warnings
 from pathlib import Path
 
-import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -19,7 +18,7 @@ from minivgg_pl.errors import InputError, NonFiniteLossError
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training.hardware import keep_freed_memory
 from minivgg_pl.training.run_folder import RunFolder
-from minivgg_pl.training.signals import end_at_once, end_other_processes
+from minivgg_pl.training.signals import end_at_once, end_other_processes, is_lost_process
 from minivgg_pl.training.summary import summary_table
 
 
@@ -104,9 +103,7 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     except RuntimeError as error:
         if str(error).startswith("Early stopping conditioned on metric"):
             raise InputError(f"--trainer.callbacks: {error}") from error
-        # Gloo has no exception of its own, but its messages name its source files.
-        is_lost_connection = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
-        if cli.trainer.world_size == 1 or not is_lost_connection:
+        if cli.trainer.world_size == 1 or not is_lost_process(error):
             raise
         return _stop(cli, "another process of the run is gone", EXIT_FAILED)
     except SIGTERMException:

@@ -15,6 +15,7 @@ import torch
 
 from minivgg_pl.data.loader import ImageDataset, ImageLoader, batch_sizes
 from minivgg_pl.errors import InputError
+from minivgg_pl.training.signals import is_lost_process
 from tests.cli.test_train import metrics
 from tests.conftest import SYNTHETIC_SIZE, TRAIN, run_train
 
@@ -204,14 +205,39 @@ def test_a_signal_ends_all_processes_in_one_line(number, code, synthetic_options
     assert "Traceback" not in error
 
 
+NCCL = "NCCL error in: torch/csrc/distributed/c10d/NCCLUtils.hpp:268, "
+
+
+@pytest.mark.parametrize(
+    ("message", "is_lost"),
+    [
+        ("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:21", True),
+        (f"{NCCL}remote process exited or there was a network error, NCCL version 2.21.5", True),
+        (f"{NCCL}internal error\nLast error:\nNet : Connection closed by remote peer host<50260>", True),
+        (f"{NCCL}unhandled system error\nLast error:\nsocketProgressOpt: Call to recv failed : Broken pipe", True),
+        ("NCCL communicator was aborted on rank 0. ", True),
+        ("[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=BROADCAST)", True),
+        ("Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?", True),
+        (f"{NCCL}invalid usage\nLast error:\nDuplicate GPU detected : rank 0 and rank 1 both on device 1a000", False),
+        (f"{NCCL}unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'", False),
+        ("The server socket has failed to listen on any local network address. port: 29500, EADDRINUSE", False),
+    ],
+)
+def test_a_lost_process_is_told_from_other_errors_of_collectives(message, is_lost):
+    assert is_lost_process(RuntimeError(message)) == is_lost
+
+
 KILLER = """
-import os, signal
+import os, signal, threading
 from lightning.pytorch import Callback
 
 class KillSecond(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if trainer.global_rank == 1 and trainer.current_epoch == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        elif trainer.current_epoch == 1:
+            # As under load: Lightning's observer sees it first, and would kill this process.
+            [thread.join() for thread in threading.enumerate() if thread.name == "child-process-observer"]
 """
 
 
