@@ -64,14 +64,17 @@ def _quiet_known_noise() -> None:
         r"Found \d+ module\(s\) in eval mode",
     ):
         warnings.filterwarnings("ignore", message)
-    # The seed is in config.yaml and summary.json; on stderr it would stand above every error.
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    # The seed is in config.yaml and summary.json; on stderr it would stand above every error, as would
+    # the GPUs' numbers.
+    for name in ("lightning.fabric.utilities.seed", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # Advertisements, how the triangular schedule finds its length, and the devices, which are in summary.json.
-    noise = ("Tip: ", "to estimate number of stepping batches", " available: ")
+    # Advertisements, how the triangular schedule finds its length, the devices, which are in summary.json, and advice
+    # to whoever writes the code.
+    noise = ("Tip: ", "to estimate number of stepping batches", " available: ", " has Tensor Cores. ")
     return not any(words in record.getMessage() for words in noise)
 
 
