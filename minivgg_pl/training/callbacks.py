@@ -66,9 +66,11 @@ class ClassReport(EpochCallback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._answers:
-            guesses, labels = (torch.cat(part) for part in zip(*self._answers, strict=True))
-            metrics = class_metrics(self._num_classes).to(guesses.device)
-            metrics.update(guesses, labels)
+            # On a GPU they would make the host wait for it dozens of times. Several GPUs gather what is on them.
+            device = "cpu" if trainer.world_size == 1 else pl_module.device
+            answers = (torch.cat(part).to(device) for part in zip(*self._answers, strict=True))
+            metrics = class_metrics(self._num_classes).to(device)
+            metrics.update(*answers)
             self.report = {name: value.tolist() for name, value in metrics.compute().items()}
 
 
