@@ -162,13 +162,13 @@ def _probabilities(trained: "TrainedNetwork", images: "ImageDataset", mirror: bo
     import torch
     from tqdm import tqdm
 
-    from minivgg_pl.evaluation.inference import BATCH_SIZE, probabilities_of_batches
+    from minivgg_pl.evaluation.inference import BATCH_SIZE, class_probabilities
 
     net = trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
     batches = torch.arange(len(images)).split(BATCH_SIZE)
     # In parts, since a mapped data set may be larger than memory.
     parts = (images.bytes_at(indices) for indices in tqdm(batches, "testing", unit=" batches", disable=None))
-    return probabilities_of_batches(net, (part.flip(2) if mirror else part for part in parts))
+    return class_probabilities(net, (part.flip(2) if mirror else part for part in parts))
 
 
 def _table(summary: dict[str, Any], folder: Path) -> str:

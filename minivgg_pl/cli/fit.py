@@ -1,6 +1,7 @@
 """One run of `scripts/train.py`: parse, train, test, summarize."""
 
 import logging
+import re
 import signal
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from minivgg_pl.errors import InputError, NonFiniteLossError
 from minivgg_pl.runs import folder as runs
 from minivgg_pl.training.hardware import keep_freed_memory
 from minivgg_pl.training.run_folder import RunFolder
-from minivgg_pl.training.signals import end_at_once, end_other_processes, is_lost_process
+from minivgg_pl.training.signals import LOST_PROCESS, end_at_once, end_other_processes
 from minivgg_pl.training.summary import summary_table
 
 
@@ -64,16 +65,14 @@ def _quiet_known_noise() -> None:
         r"Found \d+ module\(s\) in eval mode",
     ):
         warnings.filterwarnings("ignore", message)
-    # The seed is in config.yaml and summary.json; on stderr it would stand above every error, as would
-    # the GPUs' numbers.
+    # On stderr they would stand above every error; the seed and the device are in summary.json.
     for name in ("lightning.fabric.utilities.seed", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # Advertisements, how the triangular schedule finds its length, the devices, which are in summary.json, and advice
-    # to whoever writes the code.
+    # Advertisements, how the triangular schedule finds its length, the devices (in summary.json), advice on code.
     noise = ("Tip: ", "to estimate number of stepping batches", " available: ", " has Tensor Cores. ")
     return not any(words in record.getMessage() for words in noise)
 
@@ -106,7 +105,7 @@ def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     except RuntimeError as error:
         if str(error).startswith("Early stopping conditioned on metric"):
             raise InputError(f"--trainer.callbacks: {error}") from error
-        if cli.trainer.world_size == 1 or not is_lost_process(error):
+        if cli.trainer.world_size == 1 or not re.search(LOST_PROCESS, str(error)):
             raise
         return _stop(cli, "another process of the run is gone", EXIT_FAILED)
     except SIGTERMException:

@@ -97,8 +97,7 @@ class StopOnNonFinite(EpochCallback):
         NonFiniteLossError: From the Trainer, before the epoch's checkpoint is saved.
     """
 
-    def __init__(self) -> None:
-        self._was_last = False
+    _was_last = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -62,10 +62,9 @@ class EpochMean(Metric):
 
     def compute(self) -> Tensor:
         """Return the mean `()` over the epoch so far, on the CPU, where Lightning reads it often; all must ask."""
-        if torch.distributed.is_initialized():
-            sums = torch.stack(gather_all_tensors(self.metrics.sums)).sum(dim=0).cpu()
-        else:
-            sums = self.metrics.on_cpu()
+        is_alone = not torch.distributed.is_initialized()
+        shares = [self.metrics.on_cpu()] if is_alone else gather_all_tensors(self.metrics.sums)
+        sums = torch.stack(shares).sum(dim=0).cpu()
         return sums[self.row] / sums[2]
 
     def reset(self) -> None:

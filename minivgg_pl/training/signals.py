@@ -12,25 +12,17 @@ from minivgg_pl.training.callbacks import EpochCallback
 
 # On a GPU, asking the other processes waits for it: ask only this often (batches).
 ASK_INTERVAL = 50
-# Words of torch's errors where another process is gone; others, such as NCCL's "invalid usage", keep their traceback.
+# What torch's errors say where another process is gone: Gloo's source files, NCCL's sockets, torch's store, timeouts.
+# NCCL's other errors, such as "invalid usage", keep their traceback.
 LOST_PROCESS = (
-    # Gloo's messages name its source files.
-    "gloo/transport",
-    # NCCL's ncclRemoteError, and what it tells of the socket in internal and system errors; torch's store says it, too.
-    *("remote process exit", "by remote peer", "reset by peer", "Broken pipe", "Connection was likely closed"),
-    # ProcessGroupNCCL, after one of these or a timeout, and the store's timeout.
-    *("NCCL communicator was aborted", "collective operation timeout", "wait timeout after"),
+    "gloo/transport|remote process exit|(remote|reset by) peer|Broken pipe|Connection was likely closed|"
+    "NCCL communicator was aborted|collective operation timeout|wait timeout after"
 )
 
 
 def end_at_once(number: int, frame: Any) -> None:
     """Handle SIGTERM where it loses nothing: outside training, and in a run of one process."""
     raise SIGTERMException
-
-
-def is_lost_process(error: RuntimeError) -> bool:
-    """Return whether a collective failed because another process of the run is gone."""
-    return any(words in str(error) for words in LOST_PROCESS)
 
 
 def end_other_processes(trainer: Trainer) -> None:
@@ -40,16 +32,6 @@ def end_other_processes(trainer: Trainer) -> None:
         launcher.kill(signal.SIGKILL)
         # Lightning's observer would take their end for a failure, and kill this process too.
         launcher.procs.clear()
-
-
-def _outlive_children(trainer: Trainer) -> None:
-    """Leave the end of another process to the collective that misses it, which is an error with a line."""
-    launcher = trainer.strategy.launcher
-    # On a GPU the host may wait for ever, and Lightning's observer has to kill this process.
-    if isinstance(launcher, _SubprocessScriptLauncher) and trainer.strategy.root_device.type == "cpu":
-        # The observer keeps the list that it was given, and ends once that is empty.
-        observed, launcher.procs = launcher.procs, [*launcher.procs]
-        observed.clear()
 
 
 class DistributedSigterm(EpochCallback):
@@ -65,7 +47,12 @@ class DistributedSigterm(EpochCallback):
 
     def _listen(self, trainer: Trainer, pl_module: LightningModule, stage: str | None = None) -> None:
         if trainer.world_size > 1:
-            _outlive_children(trainer)
+            launcher = trainer.strategy.launcher
+            # A collective misses a process that is gone, unless it waits for a GPU, and Lightning's observer would kill
+            # this one. The observer keeps the list that it was given, and ends once that is empty.
+            if isinstance(launcher, _SubprocessScriptLauncher) and trainer.strategy.root_device.type == "cpu":
+                observed, launcher.procs = launcher.procs, [*launcher.procs]
+                observed.clear()
             # Lightning restores the earlier handler when it is done.
             signal.signal(signal.SIGTERM, self._notice)
         else:
