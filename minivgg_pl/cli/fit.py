@@ -61,6 +61,8 @@ def _quiet_known_noise() -> None:
         # Resuming in the run's own folder is what --resume is for, and --optimizer replaces the optimizer.
         "Checkpoint directory .* exists and is not empty",
         ".*configure_optimizers` will be overridden by",
+        # --gpus 0 asks for it.
+        "GPU available but not used",
         # --model.freeze asks for it.
         r"Found \d+ module\(s\) in eval mode",
     ):
@@ -79,7 +81,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _fit_and_test(cli: MiniVGGCLI, resume: ResumePoint | None) -> int:
     if cli.lacks_bf16:
-        rank_zero_info("Training in float32: this device does not compute bfloat16 natively.")
+        rank_zero_info("Training in float32: bfloat16 is not known to be native on this device.")
     if cli.config.compile:
         # In place, and the network only: the state dict keeps its names (PL#20233), and self.log stays outside.
         cli.model.net.compile()

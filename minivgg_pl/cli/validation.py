@@ -18,6 +18,7 @@ from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import NORMALIZATION, MiniVGG
 from minivgg_pl.runs.checkpoint import POSITION
 from minivgg_pl.runs.folder import LEARNING_COLUMNS
+from minivgg_pl.training.hardware import uses_mps
 from minivgg_pl.training.module import LitMiniVGG
 from minivgg_pl.weights.load import TrainedNetwork
 
@@ -65,7 +66,7 @@ def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str
         raise InputError("--checkpoint_every_n_steps and --trainer.overfit_batches: leave one of them out")
     if trainer.accelerator in ("gpu", "cuda"):
         wanted = int(trainer.devices) if str(trainer.devices).isdecimal() else 1
-        if wanted > (available := torch.cuda.device_count()):
+        if wanted > (available := 1 if uses_mps(trainer.accelerator) else torch.cuda.device_count()):
             raise InputError(f"--gpus {wanted}: this machine has {available}; --gpus 0 runs on the CPU")
     if config.get("lr_scheduler") and not config.get("optimizer"):
         raise InputError("--lr_scheduler has no effect without --optimizer: give both, or --model.schedule")

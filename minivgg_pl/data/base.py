@@ -156,7 +156,7 @@ class ImageDataModule(ImageSets):
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         dataset.to(device)
         size = self.global_batch_size(num_devices)
-        if not training and device.type == "cuda":
+        if not training and device.type != "cpu":
             size = max(size, LEAST_EVALUATED_PIXELS // self.image_shape[1] ** 2 * num_devices)
         seed = self.shuffle_seed if training and not (trainer and trainer.overfit_batches) else None
         return ImageLoader(dataset, size, num_devices, rank, seed, self.augmentation, trainer)

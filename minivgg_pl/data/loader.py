@@ -58,8 +58,7 @@ class ImageDataset(Dataset):
 
     def read(self, index: Tensor, flips: Tensor | None = None, shifts: Tensor | None = None) -> Batch:
         """Return the batch at `index` `(B,)` int64, with `flips` and `shifts` as `flip_and_shift` takes them."""
-        # Without non_blocking it would wait for all earlier work of the device.
-        index = index.to(self.images.device, non_blocking=True)
+        index = to_device(index, self.images.device)
         rows = index if self.rows is None else self.rows[index]
         images = self.images[rows] if flips is None else flip_and_shift(self.images, rows, flips, shifts)
         # A view: the bytes stay height-width-channel, which is PyTorch's channels_last and faster to convolve.
@@ -68,7 +67,9 @@ class ImageDataset(Dataset):
             # One by one: torchvision's draw their random numbers once for a whole batch.
             images = self.transform(images) if images.ndim == 3 else torch.stack([*map(self.transform, images)])
         if images.dtype == torch.uint8:
-            images = images.to(torch.float32).div_(255)
+            # On a Mac's GPU torch 2.6 gets wrong gradients of batch norm from channels_last (pytorch#175189).
+            layout = torch.contiguous_format if images.device.type == "mps" else torch.preserve_format
+            images = images.to(torch.float32, memory_format=layout).div_(255)
         return images, self.class_targets[self.labels[index]]
 
     def bytes_at(self, index: Tensor | int) -> Tensor:
@@ -158,8 +159,8 @@ class ImageLoader:
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` from number `start` on; the position stays."""
-        # Copied for the whole epoch at once: a copy a batch costs time. Blocking, it would wait for all earlier work.
-        order, *draws = (tensor.to(self.dataset.images.device, non_blocking=True) for tensor in self._draw())
+        # Copied for the whole epoch at once: a copy a batch costs time.
+        order, *draws = (to_device(tensor, self.dataset.images.device) for tensor in self._draw())
         for batch in order.split(self.sizes)[start:]:
             index = batch[self.rank :: self.num_devices]
             yield self.dataset.read(index, *(draw[index] for draw in draws))
@@ -191,6 +192,14 @@ class ImageLoader:
         self._start = check_position(state, self.batch_size, self.num_devices)
         if self._start >= len(self):
             raise InputError(f"the checkpoint was saved after {self._start} batches of an epoch that has {len(self)}")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device`; CUDA does not wait for its earlier work to be done.
+
+    On a Mac's GPU a copy that does not wait may read memory that is free again (pytorch#189690).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def check_position(state: dict[str, int], batch_size: int, num_devices: int) -> int:

@@ -192,6 +192,9 @@ class MiniVGG(nn.Module):
             raise InputError(f"images are {images.dtype}: give floats in [0, 1], such as bytes divided by 255")
         # A network in half or double precision takes float32 images, too.
         x = images.to(self.classifier.weight.dtype)
+        if x.device.type == "mps":
+            # As data/loader.py, for images of other loaders.
+            x = x.clone(memory_format=torch.contiguous_format)
         if self.mean is not None:
             x = x - self.mean
         if self.std is not None:

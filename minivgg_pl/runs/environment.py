@@ -50,6 +50,8 @@ def device_name(device: torch.device) -> str:
     """Return the GPU's name, or the processor's name with the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"{_cpu_name()} GPU"
     threads = torch.get_num_threads()
     return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
@@ -115,7 +117,12 @@ def _output(command: list[str], cwd: Path | None = None) -> list[str]:
 
 
 def _cpu_name() -> str:
-    return _cpu_info().get("model name") or platform.processor() or platform.machine()
+    if name := _cpu_info().get("model name"):
+        return name
+    # Of a Mac's, Python says `arm` alone.
+    with suppress(OSError, IndexError, subprocess.SubprocessError):
+        return _output(["sysctl", "-n", "machdep.cpu.brand_string"])[0]
+    return platform.processor() or platform.machine()
 
 
 def _cpu_info() -> dict[str, str]:

@@ -63,7 +63,7 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
         module.dropout_samples = number
     for norm, (momentum, count) in norms.items():
         norm.momentum = momentum
-        norm.num_batches_tracked = count.copy_(norm.num_batches_tracked, non_blocking=True)
+        norm.num_batches_tracked = count.copy_(norm.num_batches_tracked, non_blocking=count.is_cuda)
 
 
 def average_over_devices(net: nn.Module, strategy: Strategy) -> None:

@@ -12,7 +12,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from minivgg_pl.data.augmentation import derived_seed
 from minivgg_pl.errors import InputError
@@ -139,6 +138,7 @@ class RandomState(EpochCallback):
     def __init__(self) -> None:
         self._seed = torch.initial_seed()
         self._restored: dict[str, Any] | None = None
+        self._is_mac = False
 
     def state_dict(self) -> dict[str, Any]:
         kind, keys, *rest = np.random.get_state()
@@ -146,6 +146,7 @@ class RandomState(EpochCallback):
             "torch": torch.get_rng_state(),
             # Asking a GPU that the run does not use would take memory there.
             "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
+            "mps": [torch.mps.get_rng_state()] if self._is_mac else [],
             "numpy": [kind, keys.tolist(), *rest],
             "python": random.getstate(),
         }
@@ -160,18 +161,20 @@ class RandomState(EpochCallback):
         self._restored = state_dict
 
     def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        device = trainer.strategy.root_device
+        self._is_mac = device.type == "mps"
         restored, self._restored = self._restored or {}, None
         states = [restored, *restored.get("other_ranks", [])]
         # A run on more processes than before resumes at an epoch's start, where each process gets its own seed.
         if restored and trainer.global_rank < len(states):
             state = states[trainer.global_rank]
             torch.set_rng_state(state["torch"])
-            device, cuda = trainer.strategy.root_device, state["cuda"]
-            if device.type == "cuda" and cuda:
-                # Checkpoints of earlier versions hold the states of all GPUs.
-                torch.cuda.set_rng_state(cuda[(device.index or 0) % len(cuda)], device)
-            elif device.type == "cuda" or cuda:
-                kept = f"{'a' if cuda else 'no'} GPU's random state"
+            # Checkpoints of earlier versions hold the states of all CUDA devices, and no `mps`.
+            kept = {kind: states for kind in ("cuda", "mps") if (states := state.get(kind))}
+            if own := kept.get(device.type):
+                torch.get_device_module(device).set_rng_state(own[(device.index or 0) % len(own)], device)
+            elif kept or device.type != "cpu":
+                kept = f"{'a' if kept else 'no'} GPU's random state"
                 rank_zero_info(
                     f"The checkpoint has {kept}, and this run is on {device}: dropout may draw other numbers"
                 )
@@ -187,9 +190,9 @@ class RandomState(EpochCallback):
 
 
 def check_training_state(content: dict[str, Any], module: LitMiniVGG, source: str) -> None:
-    """Check that the weights and the optimizer state in a checkpoint's content have the layout of `module`'s.
+    """Check that the weights and the optimizer state in a checkpoint's content have the shapes of `module`'s.
 
-    torch's fused optimizers do not compare them: another layout would be a crash or wrong weights. `source` names the
+    torch's fused optimizers do not compare them: others would be a crash or wrong weights. `source` names the
     checkpoint in the message.
 
     Raises:
@@ -217,9 +220,4 @@ def _fits(content: dict[str, Any], module: LitMiniVGG) -> bool:
     optimizer.load_state_dict(content["optimizer_states"][0])
     pairs = [(value, parameter) for parameter, state in optimizer.state.items() for value in state.values()]
     # A count of updates has no dimensions.
-    return all(_layout(value) == _layout(parameter) for value, parameter in pairs if value.ndim)
-
-
-def _layout(tensor: Tensor) -> tuple[Any, ...]:
-    # The stride of a dimension of one value is arbitrary.
-    return tensor.shape, [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+    return all(value.shape == parameter.shape for value, parameter in pairs if value.ndim)

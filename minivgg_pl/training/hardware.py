@@ -4,6 +4,7 @@ import ctypes
 from contextlib import suppress
 
 import torch
+from lightning.pytorch.accelerators import MPSAccelerator
 
 from minivgg_pl.runs.environment import cpu_flags
 
@@ -24,8 +25,16 @@ def computes_bf16(device_type: str) -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
 
 
+def uses_mps(accelerator: str) -> bool:
+    """Return whether `accelerator` (Lightning's name) is a Mac's GPU here."""
+    return accelerator in ("auto", "gpu", "mps") and MPSAccelerator.is_available()
+
+
 def choose_precision(accelerator: str) -> str:
     """Return Lightning's `precision` for a run on `accelerator` (Lightning's name) with bfloat16 where it is native."""
+    if uses_mps(accelerator):
+        # torch does not tell whether it is native there.
+        return "32-true"
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     return "bf16-mixed" if computes_bf16("cuda" if on_gpu else "cpu") else "32-true"
 

@@ -106,7 +106,8 @@ class EpochMetrics:
         hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
         size = torch.full_like(loss, len(targets))
         # Not in place: what a validation's inference mode makes could not be changed outside of it.
-        self.sums = self.sums.to(loss.device, non_blocking=True) + torch.stack((loss * size, hits.to(loss.dtype), size))
+        sums = torch.stack((loss * size, hits.to(loss.dtype), size))
+        self.sums = sums + self.sums.to(loss.device, non_blocking=loss.is_cuda)
         self.is_empty, self._copy = False, None
 
     def on_cpu(self) -> Tensor:

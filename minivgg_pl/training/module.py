@@ -13,7 +13,7 @@ from torch.nn import functional
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.training.hooks import ModuleHooks
 from minivgg_pl.training.metrics import EpochMetrics, as_probabilities
-from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule
+from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule, match_layout
 from minivgg_pl.weights.init_from import load_initial_weights
 from minivgg_pl.weights.load import TrainedNetwork, load_trained
 
@@ -205,6 +205,7 @@ class LitMiniVGG(LightningModule):
         except RuntimeError:  # there is none
             trainer = None
         optimizer = make_optimizer(self, self.hparams, trainer)
+        optimizer.register_load_state_dict_post_hook(match_layout)
         schedule = make_schedule(optimizer, self.hparams, lambda: self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -54,7 +54,7 @@ def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = No
     which adds what it unfreezes, with a rate of its own.
 
     The kernels of each MiniVGG in `module` become channels_last in memory, which is faster; their values stay. Not so
-    with ModelPruning, which views them as vectors.
+    with ModelPruning, which views them as vectors, and on a Mac's GPU (see `ImageDataset.read`).
 
     On a CPU, SGD is `fused`: it reads the weights once and not four times. Not so if `trainer` clips gradients, because
     Lightning does not clip for fused optimizers under mixed precision.
@@ -65,7 +65,7 @@ def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = No
     callbacks = trainer.callbacks if trainer else []
     is_pruned, is_tuned = (any(isinstance(c, kind) for c in callbacks) for kind in (ModelPruning, BaseFinetuning))
     for part in module.modules():
-        if isinstance(part, MiniVGG) and not is_pruned:
+        if isinstance(part, MiniVGG) and not is_pruned and part.classifier.weight.device.type != "mps":
             part.to(memory_format=torch.channels_last)
     parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad or not is_tuned]
     body = [(name, p) for name, p in parameters if not name.removeprefix("net.").startswith("classifier.")]
@@ -86,6 +86,17 @@ def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = No
         for _, parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Bring the state of `optimizer` into its parameters' order in memory, as a load_state_dict post hook.
+
+    The checkpoint may come from a device with another order, and torch's fused SGD does not look.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 class Schedule(LambdaLR):
@@ -199,7 +210,7 @@ class MuonAdamW(torch.optim.Optimizer):
         # Each kernel is one matrix, a row for each output.
         matrix = _outputs_first(direction)
         update = orthogonalize(matrix)
-        kernel.mul_(len(kernel) ** 0.5 / kernel.norm().clamp(min=EPS))
+        kernel.mul_(len(kernel) ** 0.5 / torch.linalg.vector_norm(kernel).clamp(min=EPS))
         _outputs_first(kernel).sub_(update, alpha=lr)
 
 
@@ -212,7 +223,7 @@ def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T, steps).T
     a, b, c = NEWTON_SCHULZ
-    matrix = matrix / matrix.norm().clamp(min=EPS)
+    matrix = matrix / torch.linalg.vector_norm(matrix).clamp(min=EPS)
     gram = matrix @ matrix.T  # (M, M)
     product = None
     for step in range(steps):

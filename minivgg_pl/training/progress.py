@@ -41,7 +41,7 @@ class EpochProgressBar(TQDMProgressBar):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        is_on_gpu = trainer.strategy.root_device.type == "cuda"
+        is_on_gpu = trainer.strategy.root_device.type != "cpu"
         self._least_rate = 50 if self._is_default and is_on_gpu else 1
 
     @property

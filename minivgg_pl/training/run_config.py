@@ -30,7 +30,7 @@ def run_config(trainer: Trainer, module: LightningModule, root: str) -> str:
     settings = {name: getattr(trainer, name) for name in SETTINGS}
     settings |= {name: limit for name in LIMITS if (limit := getattr(trainer, name)) != 1.0}
     device = trainer.strategy.root_device.type
-    settings |= {"accelerator": "gpu" if device == "cuda" else device, "devices": trainer.num_devices}
+    settings |= {"accelerator": "gpu" if device in ("cuda", "mps") else device, "devices": trainer.num_devices}
     config = {
         "seed_everything": global_seed(),
         "trainer": {"default_root_dir": root, **settings},

@@ -37,7 +37,9 @@ def test_without_a_terminal_a_line_comes_every_minute_of_any_module(kind, tmp_pa
     assert printed[5:] == ["epoch 1/1  validation batch 1", "epoch 1/1  validation batch 2"]
 
 
-@pytest.mark.parametrize(("device", "given", "rate"), [("cpu", None, 5), ("cuda", None, 50), ("cuda", 7, 7)])
+@pytest.mark.parametrize(
+    ("device", "given", "rate"), [("cpu", None, 5), ("cuda", None, 50), ("mps", None, 50), ("cuda", 7, 7)]
+)
 def test_the_bar_makes_the_gpu_that_is_used_wait_seldom(device, given, rate, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     bar, strategy = EpochProgressBar(given), SimpleNamespace(root_device=torch.device(device))

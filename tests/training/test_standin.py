@@ -5,17 +5,23 @@ of whatever makes the host wait: a value that is read, a copy between the two, a
 on the CPU, so results are real. Not tried: kernels, streams, memory, TF32, and what autocast converts on CUDA alone. On
 a GPU (`-m gpu`) torch tells of waits in steps, and nobody counts the others.
 
+As `mps:0`, a Mac's GPU, they also refuse what goes wrong there: see `check_mps`.
+
 This file alone leans on names that torch does not promise to keep: `_make_wrapper_subclass`,
-`_disabled_torch_function_impl`, `_parse_to` and the names of its operators. (torch's FakeTensorMode has no backward
-pass for CUDA where there is no device, pytorch#92627.)
+`_disabled_torch_function_impl`, `_parse_to`, the names of its operators and torchgen's list of their kernels. (torch's
+FakeTensorMode has no backward pass for CUDA where there is no device, pytorch#92627.)
 """
 
 import contextlib
+import re
 import shutil
 import traceback
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+import torchgen
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins import MixedPrecision
@@ -31,24 +37,24 @@ from minivgg_pl.training import recorder, run_folder
 from tests.conftest import REPOSITORY
 
 PACKAGE = str(REPOSITORY / "minivgg_pl")
-GPU = torch.device("cuda", 0)
 # Operators that read a value, or whose result's size is data.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal"}
+FREED = "on MPS, memory may be freed before it is copied (pytorch#189690)"
 SIZE = 8  # of images, in pixels
 EVERY = 4  # updates from a checkpoint to the next, in epochs of 6
 EVALUATED = 2  # batches of a validation or a test
-
-
-STAND_IN = "stand-in"
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-on_all_machines = pytest.mark.parametrize(
-    "machine", [STAND_IN, pytest.param("GPU", marks=[pytest.mark.gpu, needs_gpu])], indirect=True
-)
+# Stand-ins for a CUDA and a Mac's GPU, and a real one.
+MACHINES = [
+    "cuda",
+    "mps",
+    pytest.param("real", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
+]
 
 
 class Host:
-    """Counts the waits, outside of batches and in them."""
+    """Has the GPU, and counts the waits for it, outside of batches and in them."""
 
+    gpu = torch.device("cuda", 0)
     place = "outside"
     waits: list[str] = []
     last_epoch: list[str] = []
@@ -64,11 +70,38 @@ def wait(what):
     frames = [f for f in traceback.extract_stack() if f.filename.startswith(PACKAGE) or "/lightning/" in f.filename]
     place = f"{frames[-1].filename.rpartition('/site-packages/')[2]}:{frames[-1].lineno}"
     Host.waits.append(f"{Host.place}: {what} at {place}")
-    assert Host.place == "outside", f"the host waits for the GPU: {Host.waits[-1]}"
+    # On MPS, copies to it wait: their memory may be freed before.
+    assert Host.place == "outside" or Host.gpu.type == "mps", f"the host waits for the GPU: {Host.waits[-1]}"
+
+
+def check_mps(func, tensors):
+    """Raise where torch on a Mac's GPU does, and where it computes a wrong answer without a word."""
+    name = func._schema.name.removeprefix("aten::") + f".{func._schema.overload_name}".rstrip(".")
+    assert name not in operators_without("MPS"), f"{name} is not implemented for MPS"
+    assert all(tensor.dtype != torch.float64 for tensor in tensors), f"{name}: MPS has no float64"
+    if name.startswith(("convolution", "native_batch_norm")):
+        # Gradients of batch norm, which a convolution's output goes to (pytorch#175189).
+        orders = [t.is_contiguous(memory_format=torch.channels_last) for t in tensors if t.ndim == 4 and t.shape[1] > 1]
+        assert not any(orders), f"{name}: channels_last on MPS"
+
+
+@cache
+def operators_without(backend):
+    """Return torch's operators that have no kernel for a backend, and are not made of others."""
+    text = (Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml").read_text()
+    entries = {entry.partition("(")[0]: entry for entry in text.split("\n- func: ")[1:]}
+
+    def has_kernel(entry):
+        if delegate := re.search(r"structured_delegate: (\S+)", entry):
+            return has_kernel(entries[delegate[1]])
+        return "dispatch:" not in entry or re.search(rf"\b({backend}|Composite\w+):?\b", entry)
+
+    return {name for name, entry in entries.items() if not has_kernel(entry)}
 
 
 class OnGpu(torch.Tensor):
-    device, is_cuda, is_cpu = property(lambda self: GPU), True, False
+    device, is_cpu = property(lambda self: Host.gpu), False
+    is_cuda, is_mps = (property(lambda self, kind=kind: Host.gpu.type == kind) for kind in ("cuda", "mps"))
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -98,7 +131,10 @@ class OnGpu(torch.Tensor):
         if name in WAITS or is_mask or (is_copy and not is_free) or (others and name in ("index", "index_put_")):
             wait(name)
         elif others and not is_copy:
-            raise RuntimeError(f"{name}: expected all tensors on cuda:0, found {others} on cpu")
+            raise RuntimeError(f"{name}: expected all tensors on {Host.gpu}, found {others} on cpu")
+        if Host.gpu.type == "mps":
+            assert not (is_copy and is_free), FREED
+            check_mps(func, given)
         out = func(*tree_map_only(OnGpu, bare, args), **tree_map_only(OnGpu, bare, kwargs))
         if name == "_local_scalar_dense":
             return out
@@ -111,7 +147,7 @@ def bare(tensor):
 
 
 class Machine(TorchFunctionMode):
-    """What is made on `cuda`, or moved to it or from it."""
+    """What is made on the GPU, or moved to it or from it."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
@@ -122,7 +158,7 @@ class Machine(TorchFunctionMode):
             return args[0].inner.tolist()
         device = kwargs.get("device")
         if device is None and name.endswith("_like") and isinstance(args[0], OnGpu):
-            device = GPU
+            device = Host.gpu
         if device is None or torch.device(device).type == "cpu":
             args = tuple(arg.inner if isinstance(arg, OnGpu) and device is not None else arg for arg in args)
             return func(*args, **kwargs)
@@ -138,12 +174,13 @@ def move(name, tensor, *args, **kwargs):
     device, dtype, is_free, layout = (
         torch._C._nn._parse_to(*args, **kwargs) if name == "to" else (name, None, False, None)
     )
-    source, target = "cuda" if isinstance(tensor, OnGpu) else "cpu", torch.device(device or tensor.device).type
+    source, target = Host.gpu.type if isinstance(tensor, OnGpu) else "cpu", torch.device(device or tensor.device).type
     if source != target:
         # From memory that is not pinned: asynchronous only to the GPU, and only where it says so.
+        assert not (is_free and target == "mps"), FREED
         if not (is_free and target == "cuda"):
             wait(f"copy {tuple(tensor.shape)} to {target}")
-        tensor = OnGpu(tensor.detach().clone()) if target == "cuda" else tensor.inner.clone()
+        tensor = tensor.inner.clone() if target == "cpu" else OnGpu(tensor.detach().clone())
     return tensor.to(dtype or tensor.dtype, **({"memory_format": layout} if layout else {}))
 
 
@@ -175,14 +212,14 @@ class Watch(Callback):
         Host.waits = []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
-        assert all(tensor.is_cuda for tensor in batch)
+        assert not any(tensor.is_cpu for tensor in batch)
         Host.enter("in a step")
         if trainer.training and trainer.global_step == 2 * EVERY and trainer.ckpt_path is None:
             folder = trainer.checkpoint_callbacks[-1].dirpath
             shutil.copy(f"{folder}/last.ckpt", f"{folder}/inside.ckpt")
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
-        assert all(tensor.is_cuda for p in module.parameters() for tensor in (p, p.grad))
+        assert not any(tensor.is_cpu for p in module.parameters() for tensor in (p, p.grad))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
         is_last = trainer.is_last_batch if trainer.training else batch_idx + 1 == EVALUATED
@@ -200,30 +237,22 @@ class Watch(Callback):
 
 
 @pytest.fixture
-def machine(request, monkeypatch):
-    """What makes the options of a Trainer on the machine, and what surrounds its runs."""
-    if request.param != STAND_IN:
-        yield lambda: {"accelerator": "gpu", "devices": 1}, contextlib.nullcontext
-        return
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: STAND_IN)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    future = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    yield lambda: {"accelerator": StandIn(), "strategy": SingleDeviceStrategy(device=GPU)}, Machine
-    torch.__future__.set_overwrite_module_params_on_conversion(future)
-
-
-@pytest.fixture
 def fit(tmp_path, monkeypatch, machine):
     """Train two epochs of a recipe, validate and test, and return its RunFolder."""
-    options_on_gpu, surroundings = machine
-    is_real = surroundings is not Machine
     Host.waits = []
     Host.enter("outside")
     monkeypatch.setattr(base, "LEAST_EVALUATED_PIXELS", 8 * SIZE**2)
     # Most of the time that is not torch's.
     monkeypatch.setattr(recorder, "draw_curves", lambda *args, **options: None)
     monkeypatch.setattr(run_folder, "draw_confusion_matrix", lambda *args: None)
+    future = torch.__future__.get_overwrite_module_params_on_conversion()
+    if machine != "real":
+        monkeypatch.setattr(Host, "gpu", torch.device(machine, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "stand-in")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        monkeypatch.setattr(torch.mps, "get_rng_state", torch.get_rng_state)
+        monkeypatch.setattr(torch.mps, "set_rng_state", lambda state, device: torch.set_rng_state(state))
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
 
     def fit(recipe, on_gpu=True, ckpt_path=None, max_epochs=2):
         options = {**recipe_options(recipe), "data.batch_size": 9, "model.dense_units": 8, "model.image_size": SIZE}
@@ -234,39 +263,48 @@ def fit(tmp_path, monkeypatch, machine):
         module = LitMiniVGG(**of["model."])
         data = Noise(**of["data."])
         run = RunFolder(tmp_path, every=EVERY)
+        # Autocast for the device that computes.
+        autocast = MixedPrecision("bf16-mixed", "cuda" if on_gpu and machine == "real" else "cpu")
         trainer = Trainer(
             max_epochs=max_epochs,
-            **(options_on_gpu() if on_gpu else {"accelerator": "cpu"}),
+            **trainer_options(machine if on_gpu else "cpu"),
             callbacks=[run, *[Watch()] * on_gpu, EpochProgressBar()],
-            plugins=MixedPrecision("bf16-mixed", "cuda" if on_gpu and is_real else "cpu")
-            if options.get("native_bf16")
-            else None,
+            plugins=autocast if options.get("native_bf16") and machine != "mps" else None,
             num_sanity_val_steps=0,
             logger=False,
             enable_model_summary=False,
             # Wrapped tensors do not take to inference mode: no_grad in its place.
             inference_mode=False,
         )
-        with surroundings():
+        with contextlib.nullcontext() if machine == "real" else Machine():
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
             trainer.test(module, datamodule=data, verbose=False)
         return run
 
-    return fit
+    yield fit
+    torch.__future__.set_overwrite_module_params_on_conversion(future)
 
 
-@on_all_machines
+def trainer_options(machine):
+    if machine in ("cpu", "real"):
+        return {"accelerator": "cpu" if machine == "cpu" else "gpu", "devices": 1}
+    return {"accelerator": StandIn(), "strategy": SingleDeviceStrategy(device=Host.gpu)}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("recipe", ["article", "modern"])
-def test_a_run_mixes_no_devices_waits_in_no_step_and_resumes(recipe, fit, machine):
-    is_stand_in, run = machine[1] is Machine, fit(recipe)
+def test_a_run_mixes_no_devices_waits_in_no_step_and_resumes(recipe, machine, fit):
+    run = fit(recipe)
     assert 0 < run.summary["test_loss"] < 100
-    # In an epoch, ours and Lightning's: the sums of training and of validation, a look for NaN, and one to save inside.
-    assert len(Host.last_epoch) == 4 * is_stand_in, Host.last_epoch
+    if machine == "cuda":
+        # In an epoch, ours and Lightning's: the sums of training and of validation, a look for NaN, and one to save
+        # inside.
+        assert len(Host.last_epoch) == 4, Host.last_epoch
     inside = run.folder / "checkpoints" / "inside.ckpt"
     resumed = fit(recipe, ckpt_path=inside)
     assert resumed.rows[-1]["train_loss"] == pytest.approx(run.rows[-1]["train_loss"], rel=1e-3)
     # A GPU adds in any order.
-    assert not is_stand_in or resumed.summary["weights_sha256"] == run.summary["weights_sha256"]
+    assert machine == "real" or resumed.summary["weights_sha256"] == run.summary["weights_sha256"]
     # Dropout draws other numbers there.
     moved = fit(recipe, on_gpu=False, ckpt_path=inside)
     back = fit(recipe, ckpt_path=moved.folder / "checkpoints" / "last.ckpt", max_epochs=3)
@@ -284,12 +322,19 @@ PLANTS = {
         "_reflect",
         lambda position, size: (position + torch.zeros(1, dtype=torch.int64)) % size,
     ),
+    "MPS has no float64": (
+        LitMiniVGG,
+        "compute_loss",
+        lambda self, logits, targets, loss=LitMiniVGG.compute_loss: loss(self, logits.double(), targets),
+    ),
 }
 
 
-@on_all_machines
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("message", PLANTS)
-def test_what_is_planted_is_found(message, fit, monkeypatch):
+def test_what_is_planted_is_found(message, machine, fit, monkeypatch):
+    if (machine == "mps") != ("MPS" in message):
+        pytest.skip("of another kind of GPU")
     monkeypatch.setattr(*PLANTS[message])
     with pytest.raises((AssertionError, RuntimeError), match=message):
         fit("modern")
