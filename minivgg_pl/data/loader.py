@@ -58,7 +58,8 @@ class ImageDataset(Dataset):
 
     def read(self, index: Tensor, flips: Tensor | None = None, shifts: Tensor | None = None) -> Batch:
         """Return the batch at `index` `(B,)` int64, with `flips` and `shifts` as `flip_and_shift` takes them."""
-        index = to_device(index, self.images.device)
+        # On CUDA it does not wait for earlier work. MPS may read the memory when it is freed (pytorch#189690).
+        index = index.to(self.images.device, non_blocking=self.images.is_cuda)
         rows = index if self.rows is None else self.rows[index]
         images = self.images[rows] if flips is None else flip_and_shift(self.images, rows, flips, shifts)
         # A view: the bytes stay height-width-channel, which is PyTorch's channels_last and faster to convolve.
@@ -160,7 +161,8 @@ class ImageLoader:
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` from number `start` on; the position stays."""
         # Copied for the whole epoch at once: a copy a batch costs time.
-        order, *draws = (to_device(tensor, self.dataset.images.device) for tensor in self._draw())
+        images = self.dataset.images
+        order, *draws = (tensor.to(images.device, non_blocking=images.is_cuda) for tensor in self._draw())
         for batch in order.split(self.sizes)[start:]:
             index = batch[self.rank :: self.num_devices]
             yield self.dataset.read(index, *(draw[index] for draw in draws))
@@ -192,14 +194,6 @@ class ImageLoader:
         self._start = check_position(state, self.batch_size, self.num_devices)
         if self._start >= len(self):
             raise InputError(f"the checkpoint was saved after {self._start} batches of an epoch that has {len(self)}")
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return `tensor` on `device`; CUDA does not wait for its earlier work to be done.
-
-    On a Mac's GPU a copy that does not wait may read memory that is free again (pytorch#189690).
-    """
-    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def check_position(state: dict[str, int], batch_size: int, num_devices: int) -> int:

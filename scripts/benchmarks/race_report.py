@@ -172,14 +172,15 @@ def draw_runs(compared: list[Run], output: Path) -> Figure:
     dataset = compared[0].dataset
     one_device = f", {compared[0].device}" if len(devices) == 1 else ""
     figure, axes = new_axes(7.5, 4.8, f"mini VGG on {DATA.get(dataset, dataset)}{one_device}")
+    unit, one = ("seconds", 1) if max(run.seconds[-1] for run in compared) < 100 else ("minutes", 60)
     for run, colour in zip(compared, itertools.cycle(COLOURS), strict=False):
         name = run.name if one_device else f"{run.name}, {run.device}"
-        label = f"{name}: {run.val_acc[-1]:.1%} after {run.seconds[-1] / 60:.1f} min"
-        minutes = [seconds / 60 for seconds in run.seconds]
-        axes.plot(minutes, run.val_acc, "o-", color=colour, markersize=4, linewidth=1.8, label=label)
+        label = f"{name}: {run.val_acc[-1]:.1%} after {run.seconds[-1] / one:.1f} {unit[:3]}"
+        times = [seconds / one for seconds in run.seconds]
+        axes.plot(times, run.val_acc, "o-", color=colour, markersize=4, linewidth=1.8, label=label)
     if dataset == "cifar10":
         axes.axhline(TARGET, color="0.5", linewidth=1.2, linestyle="--", label=f"the article's best: {TARGET:.2%}")
-    axes.set(xscale="log", xlabel="minutes (logarithmic), validation included", ylabel="accuracy on the test set")
+    axes.set(xscale="log", xlabel=f"{unit} (logarithmic), validation included", ylabel="accuracy on the test set")
     axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
     show_percent(axes.yaxis)
     axes.grid(color="0.9", linewidth=0.8)
