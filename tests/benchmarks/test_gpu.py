@@ -2,9 +2,11 @@
 
 import csv
 import sys
+from argparse import Namespace
 
 import gpu
 import pytest
+import race
 import torch
 
 HEADER = "contender,variant,dataset,device,round,epoch,train_seconds,seconds,val_acc\n"
@@ -16,6 +18,22 @@ def test_without_a_gpu_it_is_one_line(script_here, tmp_path, capfd):
     error = "error: torch finds no CUDA GPU here: --tiny tries the command without one\n"
     assert capfd.readouterr().err == error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "variant", "epochs", "contenders"),
+    [
+        ("modern", "wide", 0, ["modern"]),
+        ("speedrun", "classic", 0, ["speedrun"]),
+        ("rates", "wide", 3, ["article", "graph", "tutorial"]),
+    ],
+)
+def test_a_parts_command_is_one_of_race(part, variant, epochs, contenders, tmp_path, monkeypatch):
+    args = Namespace(tiny=False, gpus=1, root="my data", output=tmp_path)
+    monkeypatch.setattr(sys, "argv", gpu.command(args, part)[1:])
+    parsed = race.parse_arguments()
+    assert (parsed.variant, parsed.epochs, parsed.contenders) == (variant, epochs, contenders)
+    assert (parsed.gpus, parsed.dataset, parsed.root, parsed.output) == (1, "cifar10", "my data", tmp_path / part)
 
 
 def test_the_table_says_what_was_met_missed_and_not_measured(tmp_path, capsys):
