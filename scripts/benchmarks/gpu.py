@@ -79,8 +79,8 @@ def command(args: argparse.Namespace, part: str) -> list[str]:
 
 def run_part(name: str, command: list[str], limit: float, output: Path) -> bool:
     """Run a part for `limit` seconds at most, keep what it prints in `<name>.txt`, and return whether it ended well."""
-    log, table = output / f"{name}.txt", output / name / CSV_NAME
-    table.unlink(missing_ok=True)
+    log = output / f"{name}.txt"
+    (output / name / CSV_NAME).unlink(missing_ok=True)
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
         try:
             code, reason = process.wait(limit), None
@@ -88,12 +88,12 @@ def run_part(name: str, command: list[str], limit: float, output: Path) -> bool:
             # Not kill(): race.py ends its contender first.
             process.terminate()
             code, reason = EXIT_FAILED, f"it took longer than {limit:g} s"
-    last = ["", *log.read_text().strip().splitlines()][-1]
+    lines = ["", *log.read_text().strip().splitlines()]
     if code:
-        table.unlink(missing_ok=True)
-        fail(f"{name} failed, and is left out: {reason or last}; see {log}", EXIT_FAILED)
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        fail(f"{name}: {reason or [lines[-1], *errors][-1]}; see {log}", EXIT_FAILED)
     else:
-        print(f"{name}: {last}", file=sys.stderr, flush=True)
+        print(f"{name}: {lines[-1]}", file=sys.stderr, flush=True)
     return not code
 
 
@@ -110,7 +110,8 @@ def report(output: Path, device: str) -> None:
     if "rates" in races:
         with paths["rates"].open(newline="") as file:
             epochs = {row["contender"]: float(row["train_seconds"]) for row in csv.DictReader(file)}
-    faster = {name: seconds / epochs["article"] for name, seconds in epochs.items()}
+    ours = epochs.get("article")
+    faster = {name: seconds / ours for name, seconds in epochs.items() if ours}
     rows = [
         ("tests -m gpu, passed", passed and int(passed[1]), ">=", 1),
         ("seconds for 20 epochs of wide, article", total.get("article"), "<=", 10),

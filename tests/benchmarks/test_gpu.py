@@ -37,6 +37,9 @@ def test_a_parts_command_is_one_of_race(part, variant, epochs, contenders, tmp_p
 
 
 def test_the_table_says_what_was_met_missed_and_not_measured(tmp_path, capsys):
+    # Nothing at all, then all but two.
+    gpu.report(tmp_path, "H200")
+    assert capsys.readouterr().out.count("not measured") == 6
     races = {
         "article": "article,wide,cifar10,H200,1,20,0.4,9.0,0.81\n",
         "speedrun": "speedrun,classic,cifar10,H200,1,1,1,1.5,0.80\nspeedrun,classic,cifar10,H200,1,2,1,3.0,0.83\n",
@@ -65,12 +68,19 @@ def test_the_table_says_what_was_met_missed_and_not_measured(tmp_path, capsys):
     ("code", "reason"),
     [("import time; time.sleep(60)", "it took longer than 0.5 s"), ("raise SystemExit('no memory')", "no memory")],
 )
-def test_a_part_that_fails_is_left_out(code, reason, tmp_path, capfd):
+def test_a_part_that_fails_is_reported_and_leaves_no_earlier_numbers(code, reason, tmp_path, capfd):
     (tmp_path / "modern").mkdir()
     (tmp_path / "modern/benchmark.csv").write_text("of an earlier run")
     assert not gpu.run_part("modern", [sys.executable, "-c", code], 0.5 if "sleep" in code else 60, tmp_path)
-    assert capfd.readouterr().err.startswith(f"error: modern failed, and is left out: {reason}; see ")
+    assert capfd.readouterr().err.startswith(f"error: modern: {reason}; see ")
     assert not (tmp_path / "modern/benchmark.csv").exists()
+
+
+def test_rates_need_those_of_article(tmp_path):
+    (tmp_path / "rates").mkdir()
+    (tmp_path / "rates/benchmark.csv").write_text(f"{HEADER}graph,wide,cifar10,H200,1,3,2,9,0.5\n")
+    gpu.report(tmp_path, "H200")
+    assert (tmp_path / "gpu.csv").read_text().count("not measured") == 6
 
 
 @pytest.mark.slow
