@@ -10,8 +10,9 @@ go on. What a part prints is in the output folder; article.txt and modern.txt ha
 
 import argparse
 import csv
-import io
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,12 +23,11 @@ from race_report import CSV_NAME, TARGET, draw_runs, read_races, seconds_to_targ
 
 from minivgg_pl.cli.command import EXIT_FAILED, OneLineArgumentParser, fail, guarded
 from minivgg_pl.errors import InputError
-from minivgg_pl.files import make_folder, write_atomically
+from minivgg_pl.files import make_folder
 
 HERE = Path(__file__).resolve().parent
 # Seconds that each part may take; together 8 minutes.
 LIMITS = {"tests": 120, "article": 90, "modern": 90, "speedrun": 60, "rates": 120}
-COLUMNS = ("what", "value", "goal", "verdict", "device")
 
 
 def main() -> int:
@@ -81,13 +81,16 @@ def run_part(name: str, command: list[str], limit: float, output: Path) -> bool:
     """Run a part for `limit` seconds at most, keep what it prints in `<name>.txt`, and return whether it ended well."""
     log = output / f"{name}.txt"
     (output / name / CSV_NAME).unlink(missing_ok=True)
-    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+    options = {"stderr": subprocess.STDOUT, "start_new_session": True}
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, **options) as process:
         try:
             code, reason = process.wait(limit), None
         except subprocess.TimeoutExpired:
-            # Not kill(): race.py ends its contender first.
-            process.terminate()
             code, reason = EXIT_FAILED, f"it took longer than {limit:g} s"
+        finally:
+            if process.poll() is None:
+                # With the processes that it started.
+                os.killpg(process.pid, signal.SIGKILL)
     lines = ["", *log.read_text().strip().splitlines()]
     if code:
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -121,17 +124,15 @@ def report(output: Path, device: str) -> None:
         ("article's rate / the usual tutorial's", faster.get("tutorial"), ">=", 10),
     ]
     print(f"\n{device}\n")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for what, value, sign, bound in rows:
-        verdict = "not measured"
-        if value is not None:
-            verdict = "met" if (value <= bound if sign == "<=" else value >= bound) else "missed"
-        cells = what, "-" if value is None else f"{value:.3g}", f"{sign} {bound:g}", verdict
-        print("{:<46} {:>8}  {:<7} {}".format(*cells))
-        writer.writerow([*cells, device])
-    write_atomically(output / "gpu.csv", text.getvalue())
+    with (output / "gpu.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("what", "value", "goal", "verdict", "device"))
+        for what, value, sign, bound in rows:
+            is_met = value is not None and (value <= bound if sign == "<=" else value >= bound)
+            verdict = "not measured" if value is None else "met" if is_met else "missed"
+            cells = what, "-" if value is None else f"{value:.3g}", f"{sign} {bound:g}", verdict
+            print("{:<46} {:>8}  {:<7} {}".format(*cells))
+            writer.writerow([*cells, device])
     if drawn := [own[0] for name, own in races.items() if name != "rates"]:
         draw_runs(drawn, output)
 
