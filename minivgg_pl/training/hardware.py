@@ -1,4 +1,4 @@
-"""Hardware: native bfloat16, and the memory that the allocator keeps between steps."""
+"""Hardware: a Mac's GPU, native bfloat16, orders in memory, and what the allocator keeps between steps."""
 
 import ctypes
 from contextlib import suppress
@@ -51,3 +51,14 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, TOP_PAD)):
             mallopt(name, value)
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Bring the state of `optimizer` into its parameters' order in memory, as a load_state_dict post hook.
+
+    The checkpoint may come from a device with another order, and torch's fused SGD does not look.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)

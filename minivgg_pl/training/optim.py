@@ -88,17 +88,6 @@ def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = No
     return optimizer
 
 
-def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Bring the state of `optimizer` into its parameters' order in memory, as a load_state_dict post hook.
-
-    The checkpoint may come from a device with another order, and torch's fused SGD does not look.
-    """
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter).copy_(value)
-
-
 class Schedule(LambdaLR):
     """A LambdaLR that leaves the rates of groups that were added later, as by BackboneFinetuning, as they are."""
 
