@@ -66,8 +66,8 @@ class ClassReport(EpochCallback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._answers:
-            # On a GPU they would wait dozens of times, on a Mac's take a table of all images by the square of the classes.
-            # Several GPUs gather what is on them.
+            # On a GPU they would wait dozens of times; on a Mac's, make a table of all images by the square of the
+            # classes. Several GPUs gather what is on them.
             device = "cpu" if trainer.world_size == 1 else pl_module.device
             answers = (torch.cat(part).to(device) for part in zip(*self._answers, strict=True))
             metrics = class_metrics(self._num_classes).to(device)

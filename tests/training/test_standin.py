@@ -44,11 +44,8 @@ SIZE = 8  # of images, in pixels
 EVERY = 4  # updates from a checkpoint to the next, in epochs of 6
 EVALUATED = 2  # batches of a validation or a test
 # Stand-ins for a CUDA and a Mac's GPU, and a real one.
-MACHINES = [
-    "cuda",
-    "mps",
-    pytest.param("real", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
-]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+MACHINES = {"cuda": (), "mps": (), "real": [pytest.mark.gpu, needs_gpu]}
 
 
 class Host:
@@ -291,7 +288,7 @@ def trainer_options(machine):
     return {"accelerator": StandIn(), "strategy": SingleDeviceStrategy(device=Host.gpu)}
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", [pytest.param(machine, marks=marks) for machine, marks in MACHINES.items()])
 @pytest.mark.parametrize("recipe", ["article", "modern"])
 def test_a_run_mixes_no_devices_waits_in_no_step_and_resumes(recipe, machine, fit):
     run = fit(recipe)
@@ -330,11 +327,15 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("message", PLANTS)
+@pytest.mark.parametrize(
+    ("message", "machine"),
+    [
+        pytest.param(message, machine, marks=MACHINES[machine])
+        for message in PLANTS
+        for machine in (["mps"] if "MPS" in message else ["cuda", "real"])
+    ],
+)
 def test_what_is_planted_is_found(message, machine, fit, monkeypatch):
-    if (machine == "mps") != ("MPS" in message):
-        pytest.skip("of another kind of GPU")
     monkeypatch.setattr(*PLANTS[message])
     with pytest.raises((AssertionError, RuntimeError), match=message):
         fit("modern")
