@@ -1,5 +1,6 @@
 """Random flips and shifts of a whole batch, drawn for each image on its own."""
 
+from functools import cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -74,11 +75,20 @@ def flip_and_shift(images: Tensor, index: Tensor, flips: Tensor, shifts: Tensor)
         `(B, H, W, C)`, of the dtype of `images`.
     """
     height, width = images.shape[1:3]
-    rows = _reflect(torch.arange(height, device=images.device) - shifts[:, :1], height)  # (B, H)
-    columns = _reflect(torch.arange(width, device=images.device) - shifts[:, 1:], width)  # (B, W)
-    columns = torch.where(flips[:, None], width - 1 - columns, columns)
+    # Looked up: on a GPU, each step of the arithmetic would be a kernel of its own.
+    rows = _sources(height, images.device)[shifts[:, 0]]  # (B, H)
+    columns = _sources(width, images.device)[torch.add(shifts[:, 1], flips, alpha=2 * width - 1)]  # (B, W)
     return images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _reflect(position: Tensor, size: int) -> Tensor:
-    return size - 1 - (size - 1 - position.abs()).abs()
+@cache
+def _sources(size: int, device: torch.device) -> Tensor:
+    """Return where the pixels of a row or column come from, `(4 * size - 2, size)` int64, for each shift below `size`.
+
+    Shift s is row s, a negative one counted from the end; mirrored, it is row s + 2 * size - 1.
+    """
+    shifts = torch.tensor([*range(size), *range(1 - size, size), *range(1 - size, 0)])
+    position = torch.arange(size) - shifts[:, None]
+    position = size - 1 - (size - 1 - position.abs()).abs()
+    position[size : 3 * size - 1] = size - 1 - position[size : 3 * size - 1]
+    return position.to(device, non_blocking=True)

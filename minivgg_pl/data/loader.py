@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from lightning.pytorch import Trainer
@@ -68,9 +69,10 @@ class ImageDataset(Dataset):
             # One by one: torchvision's draw their random numbers once for a whole batch.
             images = self.transform(images) if images.ndim == 3 else torch.stack([*map(self.transform, images)])
         if images.dtype == torch.uint8:
-            # On a Mac's GPU torch 2.6 gets wrong gradients of batch norm from channels_last (pytorch#175189).
-            layout = torch.contiguous_format if images.device.type == "mps" else torch.preserve_format
-            images = images.to(torch.float32, memory_format=layout).div_(255)
+            images = images / 255
+            if images.device.type == "mps":
+                # From channels_last, torch 2.6 gets wrong gradients of batch norm there (pytorch#175189).
+                images = images.clone(memory_format=torch.contiguous_format)
         return images, self.class_targets[self.labels[index]]
 
     def bytes_at(self, index: Tensor | int) -> Tensor:
@@ -160,12 +162,12 @@ class ImageLoader:
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` from number `start` on; the position stays."""
-        # Copied for the whole epoch at once: a copy a batch costs time.
         images = self.dataset.images
+        # Copied for the whole epoch at once: a copy a batch costs time. Blocking, it would wait for all earlier work.
         order, *draws = (tensor.to(images.device, non_blocking=images.is_cuda) for tensor in self._draw())
-        for batch in order.split(self.sizes)[start:]:
-            index = batch[self.rank :: self.num_devices]
-            yield self.dataset.read(index, *(draw[index] for draw in draws))
+        parts = zip(*(tensor.split(self.sizes) for tensor in (order, *(draw[order] for draw in draws))), strict=True)
+        for batch in islice(parts, start, None):
+            yield self.dataset.read(*(part[self.rank :: self.num_devices] for part in batch))
 
     def _draw(self) -> tuple[Tensor, ...]:
         """Return the order of the images, and each image's flip and shift if there are any."""

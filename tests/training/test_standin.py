@@ -316,8 +316,8 @@ PLANTS = {
     ),
     "add: expected all tensors on cuda:0|xpected all tensors to be on the same device": (
         augmentation,
-        "_reflect",
-        lambda position, size: (position + torch.zeros(1, dtype=torch.int64)) % size,
+        "_sources",
+        lambda *args, sources=augmentation._sources: sources(*args) + torch.zeros(1, dtype=torch.int64),
     ),
     "MPS has no float64": (
         LitMiniVGG,
