@@ -204,7 +204,8 @@ class MiniVGG(nn.Module):
         for layer in layers:
             x = layer(x)
         samples = self.dropout_samples if self.training else 1
-        x = last_dropout(torch.cat([x] * samples) if samples > 1 else x)
+        # Not copied: the backward pass then sums over the masks at once.
+        x = last_dropout(x.expand(samples, *x.shape)).flatten(0, 1) if samples > 1 else last_dropout(x)
         x = self.dense_relu(self.dense(self.flatten(x)))
         return self.classifier(self.dense_dropout(self.dense_bn(x)))
 
