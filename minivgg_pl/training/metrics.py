@@ -103,10 +103,10 @@ class EpochMetrics:
     def update(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: its mean loss `()`, logits `(B, C)` and class probabilities `(B, C)`."""
         loss = loss.detach().float()
-        hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum()
+        hits = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).sum(dtype=loss.dtype)
         size = torch.full_like(loss, len(targets))
         # Not in place: what a validation's inference mode makes could not be changed outside of it.
-        sums = torch.stack((loss * size, hits.to(loss.dtype), size))
+        sums = torch.stack((loss * size, hits, size))
         self.sums = sums + self.sums.to(loss.device, non_blocking=loss.is_cuda)
         self.is_empty, self._copy = False, None
 
