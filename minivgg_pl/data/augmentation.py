@@ -91,4 +91,4 @@ def _sources(size: int, device: torch.device) -> Tensor:
     position = torch.arange(size) - shifts[:, None]
     position = size - 1 - (size - 1 - position.abs()).abs()
     position[size : 3 * size - 1] = size - 1 - position[size : 3 * size - 1]
-    return position.to(device, non_blocking=True)
+    return position.to(device, non_blocking=device.type == "cuda")

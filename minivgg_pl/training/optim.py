@@ -1,6 +1,7 @@
 """Optimizers and schedules: SGD and the article's decay, MuonAdamW and a triangular schedule."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -56,8 +57,8 @@ def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = No
     The kernels of each MiniVGG in `module` become channels_last in memory, which is faster; their values stay. Not so
     with ModelPruning, which views them as vectors, and on a Mac's GPU (see `ImageDataset.read`).
 
-    On a CPU, SGD is `fused`: it reads the weights once and not four times. Not so if `trainer` clips gradients, because
-    Lightning does not clip for fused optimizers under mixed precision.
+    SGD is `fused`: it reads the weights once and not four times. Not so if `trainer` clips gradients, because Lightning
+    does not clip for fused optimizers under mixed precision.
 
     PyTorch's SGD keeps the rate outside the momentum buffer, Keras' inside. With the article's decay they differ only
     by the rate's change within the momentum's memory of about ten batches: 0.025 % a batch.
@@ -77,9 +78,8 @@ def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = No
     groups = [{"params": [p for _, p in body], "lr": hparams.lr}, {"params": classifier, "lr": hparams.classifier_lr}]
     if hparams.classifier_lr is None:
         groups = [{"params": [p for _, p in parameters], "lr": hparams.lr}]
-    # With None torch chooses: on a GPU, all weights at once.
-    clips_gradients = trainer and trainer.gradient_clip_val
-    fused = True if not clips_gradients and parameters[0][1].device.type == "cpu" else None
+    # With None torch chooses.
+    fused = None if trainer and trainer.gradient_clip_val else True
     optimizer = torch.optim.SGD(groups, momentum=hparams.momentum, nesterov=hparams.nesterov, fused=fused)
     if fused and hparams.momentum:
         # The fused kernel takes the momentum of all parameters or of none, and those unfrozen later would have none.
@@ -153,15 +153,17 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: float = 0.6,
         adamw_lr: float = 0.002,
     ) -> None:
-        adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=0.0, foreach=True)
+        adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=0.0, fused=True)
         muon_group = {"params": list(kernels), "lr": lr, "momentum": momentum}
         super().__init__([muon_group, *adamw.param_groups], {})
-        self._share_with_adamw()
+        self._share()
 
-    def _share_with_adamw(self) -> None:
-        """Let AdamW work on this optimizer's groups and state, so that schedules and checkpoints see one optimizer."""
+    def _share(self) -> None:
+        """Let torch's own work on this optimizer's groups and state, so that schedules and checkpoints see one."""
         self._adamw = torch.optim.AdamW(self.param_groups[1:])
-        self._adamw.state = self.state
+        # At a rate of 0 it updates all kernels' momentum at once, and nothing else.
+        self._momentum = torch.optim.SGD([{"params": self.param_groups[0]["params"]}], lr=0.0, fused=True)
+        self._adamw.state = self._momentum.state = self.state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; one that comes later than the first two is AdamW's."""
@@ -169,12 +171,12 @@ class MuonAdamW(torch.optim.Optimizer):
         options = {name: value for name, value in adamw.items() if name != "params"}
         super().add_param_group(options | param_group)
         if options:
-            self._share_with_adamw()
+            self._share()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # load_state_dict calls it last, after it has replaced the groups and the state.
         super().__setstate__(state)
-        self._share_with_adamw()
+        self._share()
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Update every parameter that has a gradient; return what `closure` returns."""
@@ -183,46 +185,60 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         group = self.param_groups[0]
+        by_outputs = defaultdict(list)
         for kernel in group["params"]:
             if kernel.grad is not None:
-                self._update_kernel(kernel, group["lr"], group["momentum"])
+                by_outputs[len(kernel)].append(kernel)
+                if "momentum_buffer" not in self.state[kernel]:
+                    self.state[kernel]["momentum_buffer"] = torch.zeros_like(kernel)
+        self._momentum.param_groups[0]["momentum"] = group["momentum"]
+        self._momentum.step()
+        for kernels in by_outputs.values():
+            self._update_kernels(kernels, group["lr"], group["momentum"])
         self._adamw.step()
         return loss
 
     @torch.no_grad()
-    def _update_kernel(self, kernel: nn.Parameter, lr: float, momentum: float) -> None:
-        state = self.state[kernel]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(kernel)
-        buffer = state["momentum_buffer"].mul_(momentum).add_(kernel.grad)
-        direction = kernel.grad.add(buffer, alpha=momentum)
-        # Each kernel is one matrix, a row for each output.
-        matrix = _outputs_first(direction)
-        update = orthogonalize(matrix)
-        kernel.mul_(len(kernel) ** 0.5 / torch.linalg.vector_norm(kernel).clamp(min=EPS))
-        _outputs_first(kernel).sub_(update, alpha=lr)
+    def _update_kernels(self, kernels: list[nn.Parameter], lr: float, momentum: float) -> None:
+        """Update kernels of as many outputs together: on a GPU, launching one costs more than computing it."""
+        buffers = [self.state[kernel]["momentum_buffer"] for kernel in kernels]
+        matrices = [*map(_outputs_first, [*(kernel.grad for kernel in kernels), *buffers, *kernels])]
+        gradients, buffers, weights = _batch(matrices) if len(kernels) > 1 else (matrix[None] for matrix in matrices)
+        directions = gradients.add(buffers, alpha=momentum)
+        for batch in (directions, weights):
+            batch.div_(torch.linalg.vector_norm(batch, dim=(1, 2), keepdim=True).clamp_(min=EPS))
+        x, w = (batch.mT if batch.shape[1] > batch.shape[2] else batch for batch in (directions, weights))
+        w.baddbmm_(newton_schulz(x @ x.mT), x, beta=len(kernels[0]) ** 0.5, alpha=-lr)
+        if len(kernels) > 1:
+            for old, new in zip(matrices[-len(kernels) :], weights, strict=True):
+                old.copy_(new[:, : old.shape[1]])
 
 
-def orthogonalize(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
-    """Return `matrix`, `(M, N)` float, with all singular values near 1, by Newton-Schulz iterations.
+def newton_schulz(gram: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+    """Return the matrices `(B, M, M)` whose products with matrices X have all singular values near 1.
 
-    The iterations run on the small Gram matrix alone, because every iterate is a polynomial of it times `matrix`: the
-    large product is done twice in all, not twice an iteration.
+    `gram` is X @ X.mT `(B, M, M)` float, of X of norm 1 or less. Each iterate is a polynomial of it times X: large
+    products are needed for the first and the last alone.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalize(matrix.T, steps).T
     a, b, c = NEWTON_SCHULZ
-    matrix = matrix / torch.linalg.vector_norm(matrix).clamp(min=EPS)
-    gram = matrix @ matrix.T  # (M, M)
     product = None
     for step in range(steps):
         # a * I + b * gram + c * gram²
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor if product is None else factor @ product
         if step < steps - 1:
             gram = factor @ gram @ factor
-    return product @ matrix
+    return product
+
+
+def _batch(matrices: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return three thirds `(B, M, N)` of matrices of M rows, with columns of zeros up to N, which change nothing."""
+    widths = [matrix.shape[1] for matrix in matrices]
+    zeros = matrices[0].new_zeros(len(matrices[0]), max(widths) - min(widths))
+    columns = [part for matrix in matrices for part in (matrix, zeros[:, : max(widths) - matrix.shape[1]])]
+    batch = torch.cat(columns, dim=1).view(len(zeros), len(matrices), max(widths)).transpose(0, 1)
+    return batch.split(len(matrices) // 3)
 
 
 def _outputs_first(tensor: Tensor) -> Tensor:

@@ -7,10 +7,15 @@ import torch
 from torch import nn
 
 from minivgg_pl.training.module import LitMiniVGG
-from minivgg_pl.training.optim import MuonAdamW, make_optimizer, make_schedule, orthogonalize, triangle
+from minivgg_pl.training.optim import MuonAdamW, make_optimizer, make_schedule, newton_schulz, triangle
 
 
-@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (16, 16)])
+def orthogonalize(matrix, steps=3):
+    x = (matrix / matrix.norm())[None]
+    return (newton_schulz(x @ x.mT, steps) @ x)[0]
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (16, 16)])
 def test_orthogonalized_singular_values_are_near_one(shape):
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalize(torch.randn(shape) * 1e-4, steps=6))
@@ -46,6 +51,16 @@ def test_a_kernels_update_is_the_orthogonal_matrix_times_the_rate_from_a_fixed_n
     torch.testing.assert_close(layer.weight.detach().flatten(1), expected)
 
 
+def test_a_tall_kernel_gets_the_orthogonal_matrix_too():
+    torch.manual_seed(0)
+    weight, bias = nn.Parameter(torch.zeros(50, 20)), nn.Parameter(torch.zeros(1))
+    weight.grad = torch.randn(50, 20)
+    MuonAdamW([weight], [bias], lr=1.0).step()
+    values = torch.linalg.svdvals(weight.detach())
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+
+
 def test_channels_last_kernels_get_the_same_update():
     plain, other = conv(), conv(torch.channels_last)
     for layer in (plain, other):
@@ -54,10 +69,30 @@ def test_channels_last_kernels_get_the_same_update():
     torch.testing.assert_close(other.weight, plain.weight)
 
 
+@pytest.mark.parametrize("image_size", [4, 8])
+def test_kernels_updated_together_are_updated_as_one_at_a_time(image_size):
+    """Of 64 outputs: four convolutions of 27 and 576 inputs, and a dense kernel of 64 or 256."""
+    torch.manual_seed(0)
+    module = LitMiniVGG("wide", optimizer="muon", dense_units=64, image_size=image_size)
+    optimizer = make_optimizer(module, module.hparams)
+    options = {name: optimizer.param_groups[0][name] for name in ("lr", "momentum")}
+    kernels = optimizer.param_groups[0]["params"]
+    twins = [nn.Parameter(kernel.detach().clone()) for kernel in kernels]
+    ones = [MuonAdamW([twin], [nn.Parameter(torch.zeros(1))], **options) for twin in twins]
+    for _ in range(3):
+        for p, q in zip(kernels, twins, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        for each in (optimizer, *ones):
+            each.step()
+    for p, q in zip(kernels, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
 def test_the_other_parameters_get_torchs_adamw():
     layer, twin = conv(), conv()
     ours = MuonAdamW([layer.weight], [layer.bias], adamw_lr=0.01)
-    theirs = torch.optim.AdamW([twin.bias], lr=0.01, weight_decay=0.0)
+    theirs = torch.optim.AdamW([twin.bias], lr=0.01, weight_decay=0.0, fused=True)
     for optimizer in (ours, theirs) * 3:
         optimizer.step()
     assert torch.equal(layer.bias, twin.bias)
