@@ -1,6 +1,7 @@
 """race.py: its contenders on a handful of images, its table, and its comparison of earlier runs."""
 
 import csv
+import re
 from argparse import Namespace
 from types import SimpleNamespace
 
@@ -85,6 +86,7 @@ def test_the_profile_shows_the_operations_of_an_update(synthetic_root, tmp_path,
     printed = capfd.readouterr().out
     assert "aten::addmm" in printed
     assert "5 updates, " in printed
+    assert 20 < int(re.search(r"(\d+) operators an update", printed)[1]) < 100
     assert '"val_acc": [' in printed.splitlines()[-1]
 
 
@@ -94,11 +96,12 @@ def test_the_gpus_busy_share_is_of_its_kernels_without_annotations():
             return "table"
 
     events = Events(
-        SimpleNamespace(self_device_time_total=5e5, device_type=device, is_user_annotation=annotation)
+        SimpleNamespace(self_device_time_total=5e5, device_type=device, is_user_annotation=annotation, count=950)
         for device, annotation in [(DeviceType.CUDA, False), (DeviceType.CUDA, True), (DeviceType.CPU, False)]
     )
     report = _report(SimpleNamespace(key_averages=lambda: events), 1.0, 10, "cuda")
     assert "the GPU was busy for 50% of that time" in report
+    assert "95 kernels, copies and fills an update on the GPU" in report
 
 
 def test_the_table_has_medians_and_ratios_within_a_round(race_args, capsys):
