@@ -207,11 +207,13 @@ class MuonAdamW(torch.optim.Optimizer):
         directions = gradients.add(buffers, alpha=momentum)
         for batch in (directions, weights):
             batch.div_(torch.linalg.vector_norm(batch, dim=(1, 2), keepdim=True).clamp_(min=EPS))
-        x, w = (batch.mT if batch.shape[1] > batch.shape[2] else batch for batch in (directions, weights))
-        w.baddbmm_(newton_schulz(x @ x.mT), x, beta=len(kernels[0]) ** 0.5, alpha=-lr)
-        if len(kernels) > 1:
-            for old, new in zip(matrices[-len(kernels) :], weights, strict=True):
-                old.copy_(new[:, : old.shape[1]])
+        is_tall = directions.shape[1] > directions.shape[2]
+        if is_tall:
+            directions, weights = directions.mT, weights.mT
+        polynomials = newton_schulz(directions @ directions.mT)
+        weights = torch.baddbmm(weights, polynomials, directions, beta=len(kernels[0]) ** 0.5, alpha=-lr)
+        for old, new in zip(matrices[-len(kernels) :], weights.mT if is_tall else weights, strict=True):
+            old.copy_(new[:, : old.shape[1]])
 
 
 def newton_schulz(gram: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
