@@ -163,7 +163,9 @@ def _probabilities(trained: "TrainedNetwork", images: "ImageDataset", mirror: bo
     from tqdm import tqdm
 
     from minivgg_pl.evaluation.inference import BATCH_SIZE, class_probabilities
+    from minivgg_pl.training.hardware import keep_freed_memory
 
+    keep_freed_memory()
     net = trained.net.to("cuda" if torch.cuda.is_available() else "cpu")
     batches = torch.arange(len(images)).split(BATCH_SIZE)
     # In parts, since a mapped data set may be larger than memory.

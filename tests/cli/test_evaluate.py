@@ -21,6 +21,8 @@ def data_options(synthetic_root):
 
 def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    calls = []
+    monkeypatch.setattr("minivgg_pl.training.hardware.keep_freed_memory", lambda: calls.append("kept"))
     # The run's own data, without being told.
     assert main([str(finished_run[0]), "--tta=flip"]) == 0
     folder = tmp_path / "runs" / "evaluate-classic-synthetic" / "1"
@@ -48,6 +50,8 @@ def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, tmp_path, m
     assert all(sum(map(float, row[1:])) == pytest.approx(1, abs=1e-4) for row in shares[1:])
     for name in ("confusion_matrix", "confusion_matrix_normalized", "mistakes", "reliability"):
         assert min(Image.open(folder / f"{name}.png").size) > 400
+    # Once for the images and once for their mirror images.
+    assert calls == ["kept", "kept"]
     out = capfd.readouterr().out
     assert "accuracy" in out
     assert "mirror images" in out

@@ -40,6 +40,13 @@ def test_an_image_is_answered_as_the_network_answers_it(tmp_path, capfd):
     assert [float(p) for p in cells[1::2]] == pytest.approx(sorted(probabilities.tolist(), reverse=True), abs=1e-5)
 
 
+def test_the_memory_of_a_batch_is_kept_for_the_next(images, monkeypatch):
+    calls = []
+    monkeypatch.setattr("minivgg_pl.training.hardware.keep_freed_memory", lambda: calls.append("kept"))
+    assert main([str(images / "b.png")]) == 0
+    assert calls == ["kept"]
+
+
 def test_a_folder_is_answered_in_order_and_an_unreadable_file_is_named(images, capfd):
     assert main([str(images), "--top=1"]) == 1
     out, error = capfd.readouterr()
