@@ -69,7 +69,8 @@ class ImageDataset(Dataset):
             # One by one: torchvision's draw their random numbers once for a whole batch.
             images = self.transform(images) if images.ndim == 3 else torch.stack([*map(self.transform, images)])
         if images.dtype == torch.uint8:
-            images = images / 255
+            # By a number, the type would be torch's default, which Lightning changes for half and double precision.
+            images = images / torch.tensor(255, dtype=torch.float32)
             if images.device.type == "mps":
                 # From channels_last, torch 2.6 gets wrong gradients of batch norm there (pytorch#175189).
                 images = images.clone(memory_format=torch.contiguous_format)

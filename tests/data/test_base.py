@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import HalfPrecision
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
@@ -99,6 +100,13 @@ def test_a_transform_gets_one_image_of_bytes_and_its_floats_stay_as_they_are():
     image, target = data.train_set[7]
     assert image.shape == (3, 32, 32)
     assert target.shape == (10,)
+
+
+def test_images_are_float32_where_lightning_changes_torchs_default_type():
+    data = ImageDataset(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.arange(2))
+    with HalfPrecision("bf16-true").forward_context():
+        images, _ = data[torch.arange(2)]
+    assert images.dtype == torch.float32
 
 
 def test_each_image_has_random_numbers_of_its_own_from_torchs_global_generator():
