@@ -54,14 +54,14 @@ class EpochMean(Metric):
     """Sum number `row` of an EpochMetrics, divided by the number of images, over all devices, for `self.log`."""
 
     def __init__(self, metrics: "EpochMetrics", row: int) -> None:
-        super().__init__(sync_on_compute=False)
+        super().__init__(sync_on_compute=False, compute_with_cache=False)
         self.metrics, self.row = metrics, row
 
     def update(self) -> None:
         """Do nothing: torchmetrics warns of a `compute` without it."""
 
     def compute(self) -> Tensor:
-        """Return the mean `()` over the epoch so far, on the CPU, where Lightning reads it often; all must ask."""
+        """Return the mean `()` over the epoch so far, on the CPU, where Lightning reads it; every device must ask."""
         is_alone = not torch.distributed.is_initialized()
         shares = [self.metrics.on_cpu()] if is_alone else gather_all_tensors(self.metrics.sums)
         sums = torch.stack(shares).sum(dim=0).cpu()

@@ -75,6 +75,8 @@ def test_train_metrics_are_running_means_over_the_epochs_images(tmp_path):
     class Keep(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             seen.append((outputs["loss"].item(), len(batch[0])))
+            # A look inside the epoch, which must not stay.
+            assert module.epoch_metrics["train"].loss.compute() > 0
 
     fit = trainer(tmp_path, callbacks=[Keep()])
     fit.fit(LitMiniVGG(), batches())
