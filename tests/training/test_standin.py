@@ -238,6 +238,8 @@ def fit(tmp_path, monkeypatch, machine):
     """Train two epochs of a recipe, validate and test, and return its RunFolder."""
     Host.waits = []
     Host.enter("outside")
+    # A stand-in's and a real GPU's have the same key.
+    augmentation._sources.cache_clear()
     monkeypatch.setattr(base, "LEAST_EVALUATED_PIXELS", 8 * SIZE**2)
     # Most of the time that is not torch's.
     monkeypatch.setattr(recorder, "draw_curves", lambda *args, **options: None)
