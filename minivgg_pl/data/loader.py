@@ -59,7 +59,7 @@ class ImageDataset(Dataset):
 
     def read(self, index: Tensor, flips: Tensor | None = None, shifts: Tensor | None = None) -> Batch:
         """Return the batch at `index` `(B,)` int64, with `flips` and `shifts` as `flip_and_shift` takes them."""
-        # On CUDA it does not wait for earlier work. MPS may read the memory when it is freed (pytorch#189690).
+        # On CUDA it does not wait for earlier work. MPS may read the memory after it was freed (pytorch#189690).
         index = index.to(self.images.device, non_blocking=self.images.is_cuda)
         rows = index if self.rows is None else self.rows[index]
         images = self.images[rows] if flips is None else flip_and_shift(self.images, rows, flips, shifts)

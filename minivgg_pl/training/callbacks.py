@@ -66,8 +66,8 @@ class ClassReport(EpochCallback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._answers:
-            # On a GPU they would wait dozens of times; on a Mac's, make a table of all images by the square of the
-            # classes. Several GPUs gather what is on them.
+            # On a GPU, computing them waits dozens of times; on a Mac's it also needs a table of images by classes
+            # squared. Several GPUs gather them, which works on GPUs alone.
             device = "cpu" if trainer.world_size == 1 else pl_module.device
             answers = (torch.cat(part).to(device) for part in zip(*self._answers, strict=True))
             metrics = class_metrics(self._num_classes).to(device)
@@ -116,7 +116,7 @@ class StopOnNonFinite(EpochCallback):
             self._check(trainer, "validation", [value for name, value in metrics if name.startswith("val_loss")])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # EarlyStopping has ended the epoch in a validation, behind a batch that was not the last.
+        # EarlyStopping may end an epoch in a validation inside it.
         if not self._was_last:
             self._check(trainer, "training", pl_module.parameters())
 

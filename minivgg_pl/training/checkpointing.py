@@ -192,7 +192,7 @@ class RandomState(EpochCallback):
 def check_training_state(content: dict[str, Any], module: LitMiniVGG, source: str) -> None:
     """Check that the weights and the optimizer state in a checkpoint's content have the shapes of `module`'s.
 
-    torch's fused optimizers do not compare them: others would be a crash or wrong weights. `source` names the
+    torch's fused optimizers do not compare shapes: others would be a crash or wrong weights. `source` names the
     checkpoint in the message.
 
     Raises:

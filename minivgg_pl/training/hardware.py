@@ -56,7 +56,7 @@ def keep_freed_memory() -> None:
 def match_layout(optimizer: torch.optim.Optimizer) -> None:
     """Bring the state of `optimizer` into its parameters' order in memory, as a load_state_dict post hook.
 
-    The checkpoint may come from a device with another order, and torch's fused SGD does not look.
+    A checkpoint may come from a device with another order, which torch's fused SGD does not notice.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():

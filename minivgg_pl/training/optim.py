@@ -159,9 +159,9 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let torch's own work on this optimizer's groups and state, so that schedules and checkpoints see one."""
+        """Let torch's AdamW and SGD work on this optimizer's state, so that schedules and checkpoints see one."""
         self._adamw = torch.optim.AdamW(self.param_groups[1:])
-        # At a rate of 0 it updates all kernels' momentum at once, and nothing else.
+        # At a rate of 0 it updates the momentum of all kernels at once, and no kernel.
         self._momentum = torch.optim.SGD([{"params": self.param_groups[0]["params"]}], lr=0.0, fused=True)
         self._adamw.state = self._momentum.state = self.state
 
@@ -200,7 +200,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _update_kernels(self, kernels: list[nn.Parameter], lr: float, momentum: float) -> None:
-        """Update kernels of as many outputs together: on a GPU, launching one costs more than computing it."""
+        """Update kernels of equally many outputs together: on a GPU, a launch costs more than its computation."""
         buffers = [self.state[kernel]["momentum_buffer"] for kernel in kernels]
         matrices = [*map(_outputs_first, [*(kernel.grad for kernel in kernels), *buffers, *kernels])]
         gradients, buffers, weights = _batch(matrices) if len(kernels) > 1 else (matrix[None] for matrix in matrices)
@@ -235,7 +235,7 @@ def newton_schulz(gram: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
 
 
 def _batch(matrices: list[Tensor]) -> tuple[Tensor, ...]:
-    """Return three thirds `(B, M, N)` of matrices of M rows, with columns of zeros up to N, which change nothing."""
+    """Stack each third of `matrices`, of M rows, to `(B, M, N)`; columns of zeros up to N change no norm or product."""
     widths = [matrix.shape[1] for matrix in matrices]
     zeros = matrices[0].new_zeros(len(matrices[0]), max(widths) - min(widths))
     columns = [part for matrix in matrices for part in (matrix, zeros[:, : max(widths) - matrix.shape[1]])]

@@ -87,7 +87,7 @@ class RunRecorder(EpochCallback, Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # On a GPU batches are queued, not done, but behind the epoch's last one StopOnNonFinite has waited.
+        # A GPU may still be computing, but StopOnNonFinite has waited for it after the epoch's last batch.
         self._train_end = time.perf_counter()
         if isinstance(batch, list | tuple) and isinstance(batch[0], torch.Tensor):
             self._num_images += len(batch[0])

@@ -48,8 +48,8 @@ class DistributedSigterm(EpochCallback):
     def _listen(self, trainer: Trainer, pl_module: LightningModule, stage: str | None = None) -> None:
         if trainer.world_size > 1:
             launcher = trainer.strategy.launcher
-            # A collective misses a process that is gone, unless it waits for a GPU, and Lightning's observer would kill
-            # this one. The observer keeps the list that it was given, and ends once that is empty.
+            # On the CPU a collective fails once a process is gone, and the run ends in a line; on a GPU it may wait for
+            # ever. Lightning's observer would kill this process first. It ends once the list it was given is empty.
             if isinstance(launcher, _SubprocessScriptLauncher) and trainer.strategy.root_device.type == "cpu":
                 observed, launcher.procs = launcher.procs, [*launcher.procs]
                 observed.clear()
