@@ -28,6 +28,9 @@ from minivgg_pl.cli.command import EXIT_FAILED, EXIT_TERMINATED, OneLineArgument
 from minivgg_pl.files import make_folder
 from minivgg_pl.models.architectures import ARCHITECTURES
 
+# torch's threads, and TensorFlow's within and between its operators.
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+
 
 def main() -> int:
     """Run what the command line asks for, and return the exit code."""
@@ -72,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
         compare_runs(args.runs, args.output)
         return 0
     if args.threads:
-        # Before torch is imported, here and in the contenders' processes.
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)
+        # Before torch and TensorFlow are imported, here and in the contenders' processes.
+        os.environ |= dict.fromkeys(THREADS, str(args.threads))
     if args.role:
         print(json.dumps(asdict(CONTENDERS[args.role].run(args))))
         return 0
