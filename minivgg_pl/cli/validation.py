@@ -57,11 +57,16 @@ def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         if isinstance(trainer[name], int | float) and trainer[name] <= 0:
             raise InputError(f"--trainer.{name} {trainer[name]}: give a number above 0")
-    if model.schedule == "triangular" and not config.get("optimizer"):
+    spans_the_run = {"dropout_schedule linear": model.dropout_schedule == "linear"}
+    spans_the_run["schedule triangular"] = model.schedule == "triangular" and not config.get("optimizer")
+    if settings := [f"--model.{setting}" for setting, is_set in spans_the_run.items() if is_set]:
         endless = {"max_epochs": -1} if trainer.max_steps in (None, -1) else {}
         for name, value in {**endless, "max_steps": 0, "limit_train_batches": 0}.items():
             if trainer[name] == value:
-                raise InputError(f"--trainer.{name} {value}: the triangular schedule needs a number of updates")
+                raise InputError(f"--trainer.{name} {value}: {' and '.join(settings)} needs a number of updates")
+    if config.compile and model.dropout_schedule == "linear":
+        advice = "each rate would be compiled anew; give --model.dropout_schedule constant, too"
+        raise InputError(f"--compile with --model.dropout_schedule linear: {advice}")
     if config.checkpoint_every_n_steps and trainer.overfit_batches:
         raise InputError("--checkpoint_every_n_steps and --trainer.overfit_batches: leave one of them out")
     if trainer.accelerator in ("gpu", "cuda"):

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from minivgg_pl.data.loader import ImageLoader
-from minivgg_pl.models.minivgg import MiniVGG
+from minivgg_pl.training.dropout import DropoutRates
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -37,18 +37,14 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
 
     The network is in training mode. The batches are images `(B, C, H, W)`, at least one batch of two or more.
     """
-    dropouts = {module: module.p for module in net.modules() if isinstance(module, nn.Dropout)}
-    samples = {module: module.dropout_samples for module in net.modules() if isinstance(module, MiniVGG)}
+    dropout = DropoutRates(net)
+    dropout.scale(0)
     # torch's update_bn would reset frozen ones too.
     norms = {
         module: (module.momentum, module.num_batches_tracked)
         for module in net.modules()
         if isinstance(module, BATCH_NORMS) and module.training and module.track_running_stats
     }
-    for dropout in dropouts:
-        dropout.p = 0.0
-    for module in samples:
-        module.dropout_samples = 1
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
@@ -57,10 +53,7 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
     device = next(net.parameters()).device
     for images in batches:
         net(images.to(device))
-    for dropout, p in dropouts.items():
-        dropout.p = p
-    for module, number in samples.items():
-        module.dropout_samples = number
+    dropout.scale(1)
     for norm, (momentum, count) in norms.items():
         norm.momentum = momentum
         norm.num_batches_tracked = count.copy_(norm.num_batches_tracked, non_blocking=count.is_cuda)

@@ -1,5 +1,6 @@
 """What LitMiniVGG does between its steps, as a callback, so that a subclass may override any hook without `super()`."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,20 +10,32 @@ from minivgg_pl.models.minivgg import MiniVGG
 from minivgg_pl.runs.checkpoint import EPOCH_SO_FAR, MODEL_CLASS, class_path
 from minivgg_pl.training.batch_norm import average_over_devices, first_images, measure_statistics
 from minivgg_pl.training.callbacks import EpochCallback
+from minivgg_pl.training.dropout import DropoutRates
 from minivgg_pl.training.metrics import ends_epoch
 
 
 class ModuleHooks(EpochCallback):
-    """Loads the initial weights, measures batch norm's statistics, and keeps an unfinished epoch's sums in checkpoints.
+    """Loads initial weights, weakens dropout, measures batch norm, and keeps an unfinished epoch's sums in checkpoints.
 
-    `LitMiniVGG.configure_callbacks` returns it. It has no state of its own.
+    `LitMiniVGG.configure_callbacks` returns it. It has no state to be saved.
     """
+
+    _dropout: DropoutRates | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.load_initial_weights(getattr(trainer.datamodule, "class_names", None))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.on_train_batch_start = self._weaken_dropout if pl_module.hparams.dropout_schedule == "linear" else None
         self.on_train_batch_end = self._measure_statistics if pl_module.hparams.batch_norm_images else None
+
+    def _weaken_dropout(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        total = trainer.estimated_stepping_batches
+        if total == math.inf:
+            raise ValueError("dropout_schedule linear needs the number of updates: give the Trainer max_steps")
+        # Not before: a subclass may make its network in setup or configure_model.
+        self._dropout = self._dropout or DropoutRates(pl_module)
+        self._dropout.scale(1 - trainer.global_step / total)
 
     def _measure_statistics(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -49,6 +62,9 @@ class ModuleHooks(EpochCallback):
             pl_module.epoch_metrics["train"].restore(sums[trainer.global_rank])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: Any) -> None:
+        if self._dropout:
+            self._dropout.scale(1)
+            self._dropout = None
         # `make_optimizer` has changed the order of the kernels in memory.
         for module in pl_module.modules():
             if isinstance(module, MiniVGG):

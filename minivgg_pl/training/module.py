@@ -56,6 +56,8 @@ class LitMiniVGG(LightningModule):
             `class_weight`: the loss is the mean over images, not over weights. Default: all alike.
         dropout_samples: Number of dropout masks for each image in a training step, from the last block's dropout on;
             the loss is the mean over them (see `MiniVGG.dropout_samples`). Default: 1.
+        dropout_schedule: `constant`, or `linear`: the rates of dropout fall in a straight line to 0 at the last update,
+            and the number of masks with them, to 1.
         batch_norm_momentum: Share of a batch's statistic in batch norm's running one, in (0, 1]; default: Keras'.
         init: How kernels start: `glorot`, as in Keras; `whitened`: the first convolution with filters that whiten
             natural images, the others by passing on what they get (see `initialization`).
@@ -93,6 +95,7 @@ class LitMiniVGG(LightningModule):
         label_smoothing: float = 0.0,
         class_weights: list[float] | None = None,
         dropout_samples: int = 1,
+        dropout_schedule: Literal["constant", "linear"] = "constant",
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         init: Literal["glorot", "whitened"] = "glorot",
         batch_norm_images: int = 0,

@@ -20,6 +20,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 # Three, as in airbench's CIFAR-10 speed record (github.com/KellerJordan/cifar10-airbench, airbench94_muon.py).
 NEWTON_SCHULZ_STEPS = 3
 EPS = 1e-7
+CHOICES = {"optimizer": "sgd or muon", "schedule": "decay or triangular", "dropout_schedule": "constant or linear"}
 
 
 def check_hyperparameters(hparams: Any) -> None:
@@ -33,8 +34,7 @@ def check_hyperparameters(hparams: Any) -> None:
     weights = hparams.class_weights
     fit = weights and len(weights) == hparams.num_classes and all(0 <= w < math.inf for w in weights) and any(weights)
     checks = (
-        ("optimizer", hparams.optimizer in ("sgd", "muon"), "choose sgd or muon"),
-        ("schedule", hparams.schedule in ("decay", "triangular"), "choose decay or triangular"),
+        *((name, hparams[name] in known.split(" or "), f"choose {known}") for name, known in CHOICES.items()),
         *((name, 0 < hparams[name] < math.inf, "give a finite learning rate above 0") for name in rates),
         *((name, 0 <= hparams[name] < 1, "give 0 to below 1") for name in ("momentum", "warmup", "label_smoothing")),
         ("nesterov", hparams.momentum > 0 or not (is_sgd and hparams.nesterov), "give a momentum above 0, or false"),

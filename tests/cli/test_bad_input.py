@@ -54,8 +54,9 @@ OPTIONS = {
     "--model.image_size 64": "--model.image_size 64: the data have 32; leave it out",
     "--model.warmup 0.3": "warmup 0.3 has no effect with --model.schedule decay",
     "--recipe modern --model.nesterov false": "nesterov False has no effect with --model.optimizer",
-    "--recipe modern --trainer.max_epochs -1": "--trainer.max_epochs -1: the triangular schedule needs a number of",
-    "--recipe modern --trainer.max_steps 0": "--trainer.max_steps 0: the triangular schedule needs a number of",
+    "--model.schedule triangular --epochs -1": "--trainer.max_epochs -1: --model.schedule triangular needs a number of",
+    "--model.dropout_schedule linear --trainer.max_steps 0": "0: --model.dropout_schedule linear needs a number of",
+    "--recipe modern --compile": "--compile with --model.dropout_schedule linear: each rate would be compiled anew",
     "--recipe modern --optimizer SGD --model.lr 3": "model.lr 3.0 has no effect with --optimizer",
     "--lr_scheduler StepLR --lr_scheduler.step_size 1": "--lr_scheduler has no effect without --optimizer",
     # Values out of range, by the class that takes them.
