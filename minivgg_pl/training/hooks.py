@@ -35,7 +35,7 @@ class ModuleHooks(EpochCallback):
             raise ValueError("dropout_schedule linear needs the number of updates: give the Trainer max_steps")
         # Not before: a subclass may make its network in setup or configure_model.
         self._dropout = self._dropout or DropoutRates(pl_module)
-        self._dropout.scale(1 - trainer.global_step / total)
+        self._dropout.scale(max(0, 1 - trainer.global_step / total))
 
     def _measure_statistics(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
