@@ -56,7 +56,7 @@ OPTIONS = {
     "--recipe modern --model.nesterov false": "nesterov False has no effect with --model.optimizer",
     "--model.schedule triangular --epochs -1": "--trainer.max_epochs -1: --model.schedule triangular needs a number of",
     "--model.dropout_schedule linear --trainer.max_steps 0": "0: --model.dropout_schedule linear needs a number of",
-    "--recipe modern --compile": "--compile with --model.dropout_schedule linear: each rate would be compiled anew",
+    "--recipe speedrun --compile": "--compile with --model.dropout_schedule linear: each rate would be compiled anew",
     "--recipe modern --optimizer SGD --model.lr 3": "model.lr 3.0 has no effect with --optimizer",
     "--lr_scheduler StepLR --lr_scheduler.step_size 1": "--lr_scheduler has no effect without --optimizer",
     # Values out of range, by the class that takes them.

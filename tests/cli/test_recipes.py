@@ -63,9 +63,10 @@ def test_a_recipe_holds_only_differences(name):
         assert defaults[option] != value, option
 
 
-def test_speedrun_is_modern_in_fewer_epochs():
+def test_speedrun_is_modern_with_less_and_less_dropout_in_fewer_epochs():
     speedrun = dict(recipe_options("speedrun"))
     assert speedrun.pop("trainer.max_epochs") < 10
+    assert speedrun.pop("model.dropout_schedule") == "linear"
     assert speedrun == recipe_options("modern")
 
 
