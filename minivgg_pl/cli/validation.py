@@ -63,7 +63,8 @@ def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str
         endless = {"max_epochs": -1} if trainer.max_steps in (None, -1) else {}
         for name, value in {**endless, "max_steps": 0, "limit_train_batches": 0}.items():
             if trainer[name] == value:
-                raise InputError(f"--trainer.{name} {value}: {' and '.join(settings)} needs a number of updates")
+                span = f"the span of {' and '.join(settings)}"
+                raise InputError(f"--trainer.{name} {value}: give a number above 0, {span}")
     if config.compile and model.dropout_schedule == "linear":
         advice = "each rate would be compiled anew; give --model.dropout_schedule constant, too"
         raise InputError(f"--compile with --model.dropout_schedule linear: {advice}")
