@@ -31,7 +31,8 @@ class ModuleHooks(EpochCallback):
 
     def _weaken_dropout(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         total = trainer.estimated_stepping_batches
-        if total == math.inf:
+        # -1: data without a length.
+        if not 0 < total < math.inf:
             raise ValueError("dropout_schedule linear needs the number of updates: give the Trainer max_steps")
         # Not before: a subclass may make its network in setup or configure_model.
         self._dropout = self._dropout or DropoutRates(pl_module)

@@ -85,7 +85,9 @@ def article_keras_model(variant: str) -> Any:
         return None
     import tensorflow
 
-    tensorflow.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
+    threading = tensorflow.config.threading
+    threading.set_intra_op_parallelism_threads(torch.get_num_threads())
+    threading.set_inter_op_parallelism_threads(torch.get_num_threads())
     return article_model(variant)
 
 

@@ -2,13 +2,14 @@
 
 import pytest
 from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, IterableDataset
 
 from minivgg_pl import LitMiniVGG
 from tests.training.test_module import batches, trainer
 
 
 class Rates(Callback):
-    """Keeps the rates and the number of masks of each training batch, and of the validation."""
+    """Keeps the rates and the number of masks of each training batch."""
 
     def __init__(self):
         self.seen = []
@@ -44,6 +45,14 @@ def test_rates_are_the_same_after_a_resume(tmp_path):
     assert rest.seen == whole.seen[2:]
 
 
-def test_linear_dropout_needs_an_end(tmp_path):
+class Stream(IterableDataset):
+    """Images without a length."""
+
+    def __iter__(self):
+        yield from batches(16)
+
+
+@pytest.mark.parametrize(("data", "epochs"), [(batches(16), -1), (DataLoader(Stream(), batch_size=None), 1)])
+def test_linear_dropout_needs_an_end(data, epochs, tmp_path):
     with pytest.raises(ValueError, match="dropout_schedule linear needs the number of updates"):
-        trainer(tmp_path, max_epochs=-1).fit(LitMiniVGG(dense_units=8, dropout_schedule="linear"), batches(16))
+        trainer(tmp_path, max_epochs=epochs).fit(LitMiniVGG(dense_units=8, dropout_schedule="linear"), data)
