@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -30,7 +31,10 @@ class ShownFigure(Figure):
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of `width` x `height` inches with a constrained layout."""
-    return ShownFigure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = ShownFigure(figsize=(width, height), dpi=DPI, layout="constrained")
+    # Else the first savefig imports it: once Ctrl-C broke that off, it could not be imported again.
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def title_lines(width: float, title: str) -> list[str]:

@@ -108,3 +108,18 @@ def test_the_suffix_names_the_format(tmp_path):
 def test_pyplot_is_never_imported():
     code = "import sys, minivgg_pl.plots.classification; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_first_picture_loads_no_compiled_module(tmp_path):
+    """Ctrl-C inside its import would break off the run's last picture: it cannot be imported a second time."""
+    code = (
+        "import sys\n"
+        "from minivgg_pl.plots.curves import draw_curves\n"
+        "before = set(sys.modules)\n"
+        "row = {'epoch': 1, 'train_loss': 1.0, 'train_acc': 0.5, 'val_loss': 1.0, 'val_acc': 0.5}\n"
+        "draw_curves([row], sys.argv[1], 'title')\n"
+        "files = [str(getattr(sys.modules[name], '__file__', '')) for name in set(sys.modules) - before]\n"
+        "print([file for file in files if not file.endswith('.py')])\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "curves.png")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
