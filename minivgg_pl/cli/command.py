@@ -45,6 +45,7 @@ SYNONYMS = {
     "put the other options below init_args": "class_path",
     "it belongs to --data minivgg_pl.ImageFolderDataModule": "image_size in_channels",
     "--gpus 0 is the CPU": "device cpu cuda",
+    "training alone has it: leave it out": "gpus gpu devices device cpu cuda",
     "--optimizer AdamW has one": "weight_decay wd",
     "--trainer.precision bf16-mixed": "amp fp16 bf16 half",
     "there are no workers, since the images are in memory: leave it out": "workers num_workers",

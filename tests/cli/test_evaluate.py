@@ -118,6 +118,7 @@ def test_options_of_the_data_may_stand_anywhere():
         (["wide", "--speed=3"], "unrecognized arguments: --speed=3 (see --help)"),
         (["wide", "--out=x"], "unrecognized arguments: --out=x (did you mean --output? see --help)"),
         (["--weights", "wide"], "unrecognized arguments: --weights (give WEIGHTS without an option; see --help)"),
+        (["wide", "--gpus", "0"], "unrecognized arguments: --gpus 0 (training alone has it: leave it out; see --help)"),
         # jsonargparse 4.39 says "expected", newer ones "accepted".
         (["wide", "--data.size=3"], "size' is not "),
         (["wide", "--data.batchsize=3"], "did you mean --data.batch_size?"),
