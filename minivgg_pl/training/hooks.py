@@ -1,6 +1,5 @@
 """What LitMiniVGG does between its steps, as a callback, so that a subclass may override any hook without `super()`."""
 
-import math
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from minivgg_pl.training.batch_norm import average_over_devices, first_images, m
 from minivgg_pl.training.callbacks import EpochCallback
 from minivgg_pl.training.dropout import DropoutRates
 from minivgg_pl.training.metrics import ends_epoch
+from minivgg_pl.training.schedule import checked_length
 
 
 class ModuleHooks(EpochCallback):
@@ -30,10 +30,7 @@ class ModuleHooks(EpochCallback):
         self.on_train_batch_end = self._measure_statistics if pl_module.hparams.batch_norm_images else None
 
     def _weaken_dropout(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        total = trainer.estimated_stepping_batches
-        # -1: data without a length.
-        if not 0 < total < math.inf:
-            raise ValueError("dropout_schedule linear needs the number of updates: give the Trainer max_steps")
+        total = checked_length(trainer.estimated_stepping_batches, "dropout_schedule linear")
         # Not before: a subclass may make its network in setup or configure_model.
         self._dropout = self._dropout or DropoutRates(pl_module)
         self._dropout.scale(max(0, 1 - trainer.global_step / total))

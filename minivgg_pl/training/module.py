@@ -14,7 +14,8 @@ from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE
 from minivgg_pl.training.hardware import match_layout
 from minivgg_pl.training.hooks import ModuleHooks
 from minivgg_pl.training.metrics import EpochMetrics, as_probabilities
-from minivgg_pl.training.optim import check_hyperparameters, make_optimizer, make_schedule
+from minivgg_pl.training.optim import check_hyperparameters, make_optimizer
+from minivgg_pl.training.schedule import make_schedule
 from minivgg_pl.weights.init_from import load_initial_weights
 from minivgg_pl.weights.load import TrainedNetwork, load_trained
 

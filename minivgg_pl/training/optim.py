@@ -1,16 +1,14 @@
-"""Optimizers and schedules: SGD and the article's decay, MuonAdamW and a triangular schedule."""
+"""Optimizers: the article's SGD, and MuonAdamW."""
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from minivgg_pl.models.minivgg import MiniVGG
 
@@ -86,44 +84,6 @@ def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = No
         for _, parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
-
-
-class Schedule(LambdaLR):
-    """A LambdaLR that leaves the rates of groups that were added later, as by BackboneFinetuning, as they are."""
-
-    def get_lr(self) -> list[float]:
-        added = self.optimizer.param_groups[len(self.base_lrs) :]
-        return [*super().get_lr(), *(group["lr"] for group in added)]
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, hparams: Any, num_updates: Callable[[], int]) -> LambdaLR:
-    """Return the schedule that `hparams`, those of LitMiniVGG, describe, to be stepped after every update.
-
-    `num_updates` returns the number of updates of the whole run; it is called for the triangular schedule alone.
-    """
-    # Partial functions of this module's own can be pickled, closures cannot.
-    if hparams.schedule == "decay":
-        return Schedule(optimizer, partial(decay, rate=hparams.lr_decay))
-    total = num_updates()
-    if not 0 < total < math.inf:
-        raise ValueError("schedule triangular needs the number of updates: give the Trainer max_steps")
-    peak = min(round(hparams.warmup * total), total - 1)
-    return Schedule(optimizer, partial(triangle, peak=peak, total=total))
-
-
-def decay(step: int, rate: float) -> float:
-    """Return the share of the first rate before update `step`, counted from 0, as Keras' legacy option `decay`."""
-    return 1 / (1 + rate * step)
-
-
-def triangle(step: int, peak: int, total: int) -> float:
-    """Return the share of the peak rate at update `step`, counted from 0, of `total`: up until `peak`, then down.
-
-    A rate of 0 would waste the update: neither the first nor the last has it. After the last the rate is 0.
-    """
-    if step < peak:
-        return (step + 1) / (peak + 1)
-    return max(0.0, (total - step) / (total - peak))
 
 
 class MuonAdamW(torch.optim.Optimizer):

@@ -1,4 +1,4 @@
-"""Muon, its schedule and its state."""
+"""Muon and its state."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from minivgg_pl.training.module import LitMiniVGG
-from minivgg_pl.training.optim import MuonAdamW, make_optimizer, make_schedule, newton_schulz, triangle
+from minivgg_pl.training.optim import MuonAdamW, make_optimizer, newton_schulz
 
 
 def orthogonalize(matrix, steps=3):
@@ -132,32 +132,6 @@ def test_muon_takes_the_hidden_kernels_and_adamw_everything_else():
     groups = [[names[id(p)] for p in group["params"]] for group in make_optimizer(module, module.hparams).param_groups]
     assert groups[0] == [f"block{b}.conv{c}.weight" for b in (1, 2) for c in (1, 2)] + ["dense.weight"]
     assert sorted(groups[0] + groups[1]) == sorted(names.values())
-
-
-def test_the_triangle_peaks_after_the_warm_up_and_ends_above_zero():
-    shares = [triangle(step, peak=2, total=10) for step in range(10)]
-    assert shares[:3] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert shares[2:] == sorted(shares[2:], reverse=True)
-    assert shares[-1] == pytest.approx(1 / 8)
-    assert triangle(10, peak=2, total=10) == triangle(99, peak=2, total=10) == 0
-
-
-@pytest.mark.parametrize("total", [1, 2, 3])
-def test_a_triangle_of_very_few_updates_still_trains(total):
-    module = LitMiniVGG(schedule="triangular", warmup=0.9)
-    optimizer = make_optimizer(module, module.hparams)
-    schedule = make_schedule(optimizer, module.hparams, lambda: total)
-    for _ in range(total):
-        assert schedule.get_last_lr()[0] > 0
-        optimizer.step()
-        schedule.step()
-
-
-@pytest.mark.parametrize("total", [math.inf, -1, 0])
-def test_a_triangle_needs_an_end(total):
-    module = LitMiniVGG(schedule="triangular")
-    with pytest.raises(ValueError, match="give the Trainer max_steps"):
-        make_schedule(make_optimizer(module, module.hparams), module.hparams, lambda: total)
 
 
 def test_the_classifier_may_have_a_rate_of_its_own_and_what_is_frozen_may_be_unfrozen():
