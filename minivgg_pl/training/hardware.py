@@ -4,7 +4,6 @@ import ctypes
 from contextlib import suppress
 
 import torch
-from lightning.pytorch.accelerators import MPSAccelerator
 
 from minivgg_pl.runs.environment import cpu_flags
 
@@ -27,6 +26,9 @@ def computes_bf16(device_type: str) -> bool:
 
 def uses_mps(accelerator: str) -> bool:
     """Return whether `accelerator` (Lightning's name) is a Mac's GPU here."""
+    # Late: it takes seconds, and predict.py needs this file but no Lightning.
+    from lightning.pytorch.accelerators import MPSAccelerator
+
     return accelerator in ("auto", "gpu", "mps") and MPSAccelerator.is_available()
 
 
