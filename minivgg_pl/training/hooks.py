@@ -4,7 +4,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 
+from minivgg_pl.data.loader import ImageLoader
 from minivgg_pl.models.minivgg import MiniVGG
 from minivgg_pl.runs.checkpoint import EPOCH_SO_FAR, MODEL_CLASS, class_path
 from minivgg_pl.training.batch_norm import average_over_devices, first_images, measure_statistics
@@ -26,8 +29,16 @@ class ModuleHooks(EpochCallback):
         pl_module.load_initial_weights(getattr(trainer.datamodule, "class_names", None))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.on_train_batch_start = self._weaken_dropout if pl_module.hparams.dropout_schedule == "linear" else None
+        self.on_train_batch_start = self._start_first_batch
         self.on_train_batch_end = self._measure_statistics if pl_module.hparams.batch_norm_images else None
+
+    def _start_first_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # This package's own loader divides bytes by 255; and a look at the values waits for a GPU.
+        if not isinstance(trainer.train_dataloader, ImageLoader):
+            check_image_range(pl_module.net, batch)
+        self.on_train_batch_start = self._weaken_dropout if pl_module.hparams.dropout_schedule == "linear" else None
+        if self.on_train_batch_start:
+            self.on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def _weaken_dropout(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         total = checked_length(trainer.estimated_stepping_batches, "dropout_schedule linear")
@@ -69,3 +80,17 @@ class ModuleHooks(EpochCallback):
                 module.to(memory_format=torch.contiguous_format)
 
     on_exception = teardown
+
+
+def check_image_range(net: nn.Module, batch: Any) -> None:
+    """Say so if the images of `batch`, `(images, targets)`, are floats outside of [0, 1], the range of a MiniVGG."""
+    images = batch[0] if isinstance(batch, list | tuple) else None
+    if not (isinstance(net, MiniVGG) and isinstance(images, Tensor) and images.is_floating_point()):
+        return
+    low, high = (value.item() for value in images.aminmax())
+    # An interpolated image may be a little outside.
+    if low < -0.1 or high > 1.1:
+        rank_zero_info(
+            f"The first images have values from {low:.3g} to {high:.3g}. The commands give a trained network 0 to 1: "
+            "leave scaling to the network (--model.mean and --model.std)"
+        )

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, TensorDataset
 class Squares(LightningDataModule):
     classes = ["dark", "grey", "light"]
 
-    def __init__(self, as_bytes: bool = False, num_labels: int = 3):
+    def __init__(self, as_bytes: bool = False, num_labels: int = 3, scale: float = 1.0):
         super().__init__()
-        self.as_bytes, self.num_labels = as_bytes, num_labels
+        self.as_bytes, self.num_labels, self.scale = as_bytes, num_labels, scale
 
     def loader(self):
         labels = torch.arange(24) % self.num_labels
         images = (labels / 3).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
-        images = images.mul(255).byte() if self.as_bytes else images.contiguous()
+        images = images.mul(255).byte() if self.as_bytes else images * self.scale
         return DataLoader(TensorDataset(images, labels), batch_size=8, shuffle=True)
 
     train_dataloader = val_dataloader = test_dataloader = loader
@@ -46,6 +46,14 @@ def my_data(tmp_path, monkeypatch):
     (tmp_path / "my_data.py").write_text(MY_DATA)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "my_data", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("scale", "line"), [(1, ""), (255, "The first images have values from 0 to 170. The commands")]
+)
+def test_images_that_are_not_in_0_to_1_are_named(scale, line, my_data, train_here, caplog):
+    assert train_here(*OPTIONS, f"--data.scale={scale}") == 0
+    assert line in caplog.text if line else "values from" not in caplog.text
 
 
 def test_it_leaves_a_run_folder_that_resumes(my_data, tmp_path, train_here, capfd):
