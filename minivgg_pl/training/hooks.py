@@ -29,16 +29,22 @@ class ModuleHooks(EpochCallback):
         pl_module.load_initial_weights(getattr(trainer.datamodule, "class_names", None))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.on_train_batch_start = self._start_first_batch
         self.on_train_batch_end = self._measure_statistics if pl_module.hparams.batch_norm_images else None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_batch_start = self._start_first_batch
+        # It divides bytes by 255; and a look at the values waits for a GPU.
+        if isinstance(trainer.train_dataloader, ImageLoader):
+            self._start_all_batches(pl_module)
+
     def _start_first_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # This package's own loader divides bytes by 255; and a look at the values waits for a GPU.
-        if not isinstance(trainer.train_dataloader, ImageLoader):
-            check_image_range(pl_module.net, batch)
-        self.on_train_batch_start = self._weaken_dropout if pl_module.hparams.dropout_schedule == "linear" else None
+        check_image_range(pl_module.net, batch)
+        self._start_all_batches(pl_module)
         if self.on_train_batch_start:
             self.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def _start_all_batches(self, pl_module: LightningModule) -> None:
+        self.on_train_batch_start = self._weaken_dropout if pl_module.hparams.dropout_schedule == "linear" else None
 
     def _weaken_dropout(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         total = checked_length(trainer.estimated_stepping_batches, "dropout_schedule linear")
