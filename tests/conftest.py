@@ -46,6 +46,14 @@ def synthetic_options(synthetic_root):
     ]
 
 
+def output_and_imports(*command):
+    """Run a Python command as a user does, and return its output and the names of all modules that it imported."""
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", *map(str, command)], capture_output=True, text=True, check=True
+    )
+    return process.stdout, {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
+
+
 def run_train(*options, cwd, env=None, check=True):
     """Run scripts/train.py as a user does, in `cwd`, and return the finished process."""
     process = subprocess.run(

@@ -2,7 +2,6 @@
 
 import io
 import re
-import subprocess
 import sys
 import tomllib
 
@@ -15,7 +14,7 @@ from minivgg_pl.cli.evaluate import parse_arguments
 from minivgg_pl.cli.recipes import recipe_arguments
 from minivgg_pl.cli.short_names import data_arguments, expand_short_names, help_text
 from tests.cli.test_recipes import ParserOnly, parse
-from tests.conftest import REPOSITORY, TRAIN
+from tests.conftest import REPOSITORY, TRAIN, output_and_imports
 
 
 def test_help_fits_on_a_screen_and_gives_three_examples():
@@ -28,10 +27,8 @@ def test_help_fits_on_a_screen_and_gives_three_examples():
 
 
 def test_help_is_printed_without_importing_torch():
-    command = [sys.executable, "-X", "importtime", str(TRAIN), "--help"]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert process.stdout == help_text()
-    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
+    output, imported = output_and_imports(TRAIN, "--help")
+    assert output == help_text()
     assert imported.isdisjoint({"torch", "lightning", "yaml", "jsonargparse"})
 
 

@@ -13,7 +13,7 @@ from minivgg_pl import MiniVGG
 from minivgg_pl.cli.predict import DEFAULT, as_lines, main
 from minivgg_pl.data.cifar10 import CIFAR10_CLASSES
 from minivgg_pl.evaluation.inference import class_probabilities
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, output_and_imports
 
 
 @pytest.fixture
@@ -172,8 +172,6 @@ def test_help_needs_no_torch():
 
 
 def test_an_answer_needs_no_lightning(images):
-    command = [sys.executable, "-X", "importtime", str(REPOSITORY / "scripts" / "predict.py"), str(images / "a.jpg")]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
+    _, imported = output_and_imports(REPOSITORY / "scripts" / "predict.py", images / "a.jpg")
     assert "torch" in imported
     assert imported.isdisjoint({"lightning", "torchmetrics", "torchvision", "matplotlib", "pandas", "onnx"})
