@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "minivgg_pl"
 FLOORS = (
     ("errors",),
-    ("files",),
+    ("files", "memory"),
     ("models", "data", "runs", "plots"),
     ("weights", "evaluation"),
     ("training",),

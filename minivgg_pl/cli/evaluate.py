@@ -163,7 +163,7 @@ def _probabilities(trained: "TrainedNetwork", images: "ImageDataset", mirror: bo
     from tqdm import tqdm
 
     from minivgg_pl.evaluation.inference import BATCH_SIZE, class_probabilities
-    from minivgg_pl.training.hardware import keep_freed_memory
+    from minivgg_pl.memory import keep_freed_memory
 
     keep_freed_memory()
     net = trained.net.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,8 +16,8 @@ from minivgg_pl.cli.lightning_cli import MiniVGGCLI
 from minivgg_pl.cli.parser import shortened
 from minivgg_pl.cli.resume import ResumePoint, find_resume_point
 from minivgg_pl.errors import InputError, NonFiniteLossError
+from minivgg_pl.memory import keep_freed_memory
 from minivgg_pl.runs import folder as runs
-from minivgg_pl.training.hardware import keep_freed_memory
 from minivgg_pl.training.run_folder import RunFolder
 from minivgg_pl.training.signals import LOST_PROCESS, end_at_once, end_other_processes
 from minivgg_pl.training.summary import summary_table

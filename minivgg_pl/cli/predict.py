@@ -118,7 +118,7 @@ def _answers(trained: "TrainedNetwork", files: Sequence[Path], top: int) -> list
 
     from minivgg_pl.data.images import read_image
     from minivgg_pl.evaluation.inference import BATCH_SIZE, class_probabilities
-    from minivgg_pl.training.hardware import keep_freed_memory
+    from minivgg_pl.memory import keep_freed_memory
 
     keep_freed_memory()
     channels, size, _ = trained.net.image_shape

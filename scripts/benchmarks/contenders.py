@@ -46,7 +46,7 @@ class Recipe(Contender):
         from loops import StepProfile, TinyNetwork
 
         from minivgg_pl.cli.lightning_cli import MiniVGGCLI
-        from minivgg_pl.training.hardware import keep_freed_memory
+        from minivgg_pl.memory import keep_freed_memory
 
         keep_freed_memory()
         race = Race()

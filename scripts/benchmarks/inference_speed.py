@@ -21,8 +21,8 @@ from common import whole_number
 from contenders import article_model
 
 from minivgg_pl.cli.command import OneLineArgumentParser, guarded
+from minivgg_pl.memory import keep_freed_memory
 from minivgg_pl.runs.environment import device_name
-from minivgg_pl.training.hardware import keep_freed_memory
 from minivgg_pl.weights.export import onnx_bytes
 from minivgg_pl.weights.load import load_trained
 

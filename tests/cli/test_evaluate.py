@@ -22,7 +22,7 @@ def data_options(synthetic_root):
 def test_a_run_is_measured_as_its_own_test_measured_it(finished_run, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     calls = []
-    monkeypatch.setattr("minivgg_pl.training.hardware.keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr("minivgg_pl.memory.keep_freed_memory", lambda: calls.append("kept"))
     # The run's own data, without being told.
     assert main([str(finished_run[0]), "--tta=flip"]) == 0
     folder = tmp_path / "runs" / "evaluate-classic-synthetic" / "1"

@@ -42,7 +42,7 @@ def test_an_image_is_answered_as_the_network_answers_it(tmp_path, capfd):
 
 def test_the_memory_of_a_batch_is_kept_for_the_next(images, monkeypatch):
     calls = []
-    monkeypatch.setattr("minivgg_pl.training.hardware.keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr("minivgg_pl.memory.keep_freed_memory", lambda: calls.append("kept"))
     assert main([str(images / "b.png")]) == 0
     assert calls == ["kept"]
 

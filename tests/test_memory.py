@@ -8,7 +8,7 @@ import pytest
 # Fifty times what a step does: 64 MB taken, written and freed.
 STEPS = """
 import resource, torch
-from minivgg_pl.training.hardware import keep_freed_memory
+from minivgg_pl.memory import keep_freed_memory
 def count_page_faults():
     torch.ones(2**24)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
