@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minivgg_pl.cli.config import dotted_options, read_config
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
 from minivgg_pl.errors import InputError
 from minivgg_pl.files import write_atomically
@@ -22,11 +23,12 @@ CLAIMS = Path(__file__).with_name("results.csv")
 # A run is compared with a claim only if it has these in common with it.
 COMPARED = ("dataset", "train_images", "test_images")
 COLUMNS = (
-    *("variant", "recipe", "epochs", "seed", "dataset", "train_images", "test_images"),
+    *("variant", "dense_units", "recipe", "epochs", "seed", "dataset", "train_images", "test_images"),
     *("train_loss", "train_acc", "test_loss", "test_acc"),
     *("minutes", "device", "torch", "lightning", "precision", "git_revision", "weights_sha256"),
 )
-NUMBERS = {"epochs": int, "seed": int, "train_images": int, "test_images": int, "train_acc": float, "test_acc": float}
+NUMBERS = dict.fromkeys(("dense_units", "epochs", "seed", "train_images", "test_images"), int)
+NUMBERS |= dict.fromkeys(("train_acc", "test_acc"), float)
 # Of Student's t at 0.95, one-sided, for 1, 2, ... degrees of freedom: NIST/SEMATECH e-Handbook of Statistical Methods,
 # 1.3.6.7.2. The last one stands for more, the normal one for a standard deviation that is known.
 T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
@@ -39,10 +41,12 @@ Claims = dict[str, list[Result]]
 
 
 def name_of(result: Result) -> str:
-    """Return a result's name: `classic-article`, or `wide-modern-60` of unusual length."""
-    name = f"{result['variant']}-{result['recipe']}"
-    usual = recipe_options(result["recipe"]).get("trainer.max_epochs", ARCHITECTURES[result["variant"]].epochs)
-    return name if result["epochs"] == usual else f"{name}-{result['epochs']}"
+    """Return a result's name: `classic-article`, `wide-300-article` of unusual width, `wide-modern-60` of length."""
+    usual = ARCHITECTURES[result["variant"]]
+    width = "" if result["dense_units"] == usual.dense_units else f"-{result['dense_units']}"
+    epochs = recipe_options(result["recipe"]).get("trainer.max_epochs", usual.epochs)
+    length = "" if result["epochs"] == epochs else f"-{result['epochs']}"
+    return f"{result['variant']}{width}-{result['recipe']}{length}"
 
 
 def by_name(results: Sequence[Result]) -> Claims:
@@ -104,10 +108,13 @@ def result_of_run(folder: Path) -> Result:
         raise InputError(f"{folder}: no finished run; give folders with a {runs.SUMMARY} of a tested network")
     if summary.get("recipe") not in RECIPES or summary.get("init_from"):
         raise InputError(f"{folder}: its options are no recipe's, or it started from trained weights; give another run")
+    # No part of the recipe, but another network.
+    width = dotted_options(read_config(runs.newest_config(folder) or folder / "config.yaml")).get("model.dense_units")
     try:
         git = summary["environment"]["git"]
         row = {
             **{column: summary.get(column) for column in COLUMNS},
+            "dense_units": width or ARCHITECTURES[summary["variant"]].dense_units,
             **{name: f"{summary[name]:.6g}" for name in ("train_loss", "test_loss")},
             # Float32 has seven digits, and 50,000 images need five.
             **{name: round(summary[name], 6) for name in ("train_acc", "test_acc")},
@@ -134,16 +141,17 @@ def result_tables(results: Sequence[Result]) -> tuple[str, str]:
     ]
     others = ["| network | recipe | epochs | seeds | train accuracy | test accuracy |", "|---|---|---|---|---|---|"]
     for rows in by_name(results).values():
-        variant, recipe, epochs = (rows[0][column] for column in ("variant", "recipe", "epochs"))
+        variant, width, recipe, epochs = (rows[0][column] for column in ("variant", "dense_units", "recipe", "epochs"))
+        network = f"`{variant}`" if width == ARCHITECTURES[variant].dense_units else f"`{variant}`, {width} units"
         train, test = ([row[column] for row in rows] for column in ("train_acc", "test_acc"))
         if recipe == "article":
             article = article_rows(variant)[-1]
             theirs = [f"{article[column] * 100:.2f} %" for column in ("train_acc", "val_acc")]
-            cells = [f"`{variant}`", epochs, len(rows), mean_and_deviation(train), theirs[0]]
+            cells = [network, epochs, len(rows), mean_and_deviation(train), theirs[0]]
             cells += [mean_and_deviation(test), theirs[1]]
         else:
             each = f" ({', '.join(f'{accuracy * 100:.2f}' for accuracy in test)})" if len(test) > 1 else ""
-            cells = [f"`{variant}`", f"`{recipe}`", epochs, len(rows), mean_and_deviation(train)]
+            cells = [network, f"`{recipe}`", epochs, len(rows), mean_and_deviation(train)]
             cells.append(mean_and_deviation(test) + each)
         (ours if recipe == "article" else others).append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(ours), "\n".join(others)

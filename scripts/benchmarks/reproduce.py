@@ -100,7 +100,8 @@ def run(args: argparse.Namespace, options: list[str]) -> int:
 
 def train(claim: Result, seed: int, folder: Path, options: list[str]) -> int:
     """Train the claim's network from `seed`, in a new run folder in `folder`, and return the exit code."""
-    words = ["--variant", claim["variant"], "--recipe", claim["recipe"], "--epochs", claim["epochs"]]
+    words = ["--variant", claim["variant"], "--model.dense_units", claim["dense_units"]]
+    words += ["--recipe", claim["recipe"], "--epochs", claim["epochs"]]
     words += ["--seed_everything", seed, "--trainer.default_root_dir", folder, *options]
     command = [sys.executable, *map(str, (TRAIN, *words))]
     print(f"seed {seed}: {' '.join(command[1:])}", flush=True)

@@ -85,6 +85,16 @@ def test_a_run_is_judged_by_its_claim(claims, finished_run, reproduce_here):
     assert error.startswith("error: classic-article-4, seed 0: its train_images is 200, the claim's 50000")
 
 
+def test_a_run_of_another_width_is_another_result(claims, copied_run, reproduce_here, tmp_path):
+    config = copied_run / "config.yaml"
+    config.write_text(config.read_text().replace("dense_units: 512", "dense_units: 300"))
+    code, printed, _ = reproduce_here("--runs", copied_run, "--claims", claims, "--output", claims)
+    assert code == 0
+    assert "classic-300-article-4, seed 0: added" in printed
+    assert "nothing of that name is claimed" in printed
+    assert reproduce_here("--table", "--claims", claims)[1].count("| `classic`, 300 units | 4 | 1 |") == 1
+
+
 @pytest.mark.slow
 def test_a_claim_is_repeated_and_kept(claims, reproduce_here, data_options, tmp_path):
     own = tmp_path / "own.csv"
