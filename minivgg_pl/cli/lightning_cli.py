@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from minivgg_pl.cli import validation as checks
 from minivgg_pl.cli.config import dotted_options
 from minivgg_pl.cli.loggers import builder, is_for_run_folder, listed, with_save_dir
-from minivgg_pl.cli.model_class import import_model_class, named_classes, search_here
+from minivgg_pl.cli.model_class import import_model_class, named_class, search_here
 from minivgg_pl.cli.parser import DEFAULT_DATA, OneLineParser, build_data
 from minivgg_pl.cli.recipes import FOLDER, recipe_of
 from minivgg_pl.cli.resume import ResumePoint
@@ -56,11 +56,9 @@ class MiniVGGCLI(LightningCLI):
         self.resume = resume
         self.lacks_bf16 = False
         self.initial_weights: TrainedNetwork | None = None
-        model_class, data_class = named_classes(args)
-        if "." in str(data_class) and not data_class.startswith("minivgg_pl."):
-            search_here()
+        search_here()
         super().__init__(
-            import_model_class(model_class),
+            import_model_class(named_class(args)),
             LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=None,  # RunFolder writes config.yaml.
@@ -111,7 +109,8 @@ class MiniVGGCLI(LightningCLI):
                 rank_zero_info("--model.init_from: --recipe finetune keeps more of what the weights know")
         if config.model.freeze and not (config.model.init_from or self.resume):
             rank_zero_info("--model.freeze: the frozen parts stay random; --model.init_from gives them trained weights")
-        for recipe in {Path(str(path)).stem for path in config.config or () if Path(str(path)).parent == FOLDER}:
+        # The last: before it comes the one that it is based on.
+        for recipe in [Path(str(path)).stem for path in config.config or () if Path(str(path)).parent == FOLDER][-1:]:
             if not (understood := recipe_of(self._dotted(config), defaults)).startswith(recipe):
                 rank_zero_info(f"--recipe {recipe}: other options win, and amount to {understood}")
         if config.trainer.max_epochs is None and config.trainer.max_steps == -1:
@@ -150,7 +149,7 @@ class MiniVGGCLI(LightningCLI):
             trainer = super().instantiate_trainer(**options, **kwargs)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"--trainer: {error}") from error
-        checks.check_trainer(trainer, self.config.trainer, self.model, self.datamodule, self.resume)
+        checks.check_trainer(trainer, self.config, self.model, self.datamodule, self.resume)
         if self.resume and self.resume.checkpoint:
             saving.check_training_state(self.resume.content, self.model, f"--resume {self.resume.checkpoint}")
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:

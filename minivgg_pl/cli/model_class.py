@@ -1,11 +1,11 @@
-"""Classes in files and packages of the user's own: `--model`, a subclass of LitMiniVGG, and `--data`."""
+"""`--model`, a subclass of LitMiniVGG, and where files and packages of the user's own are found."""
 
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minivgg_pl.errors import InputError
 from minivgg_pl.models.architectures import ARCHITECTURES
@@ -14,22 +14,21 @@ if TYPE_CHECKING:
     from minivgg_pl.training.module import LitMiniVGG
 
 
-def named_classes(args: Sequence[str]) -> tuple[str | None, str | None]:
-    """Return the import paths of the model's and of the data's class, which the last option or config file names."""
+def named_class(args: Sequence[str]) -> str | None:
+    """Return the import path of the model's class, which the last option or config file names."""
     # Late: the other commands need no YAML.
     from minivgg_pl.cli.config import read_config
 
-    found: dict[str, Any] = {}
+    found = None
     for word, following in zip(args, [*args[1:], ""], strict=False):
         name, has_value, value = word.partition("=")
         value = value if has_value else following
-        if name in ("--model_class", "--data"):
-            found[name.removeprefix("--")] = value
+        if name == "--model_class":
+            found = value
         # The parser reports a file that is not there.
         elif name == "--config" and Path(value).is_file():
-            found |= {key: value for key, value in read_config(Path(value)).items() if key in ("model_class", "data")}
-    data = found.get("data")
-    return found.get("model_class"), data.get("class_path") if isinstance(data, dict) else data
+            found = read_config(Path(value)).get("model_class", found)
+    return found
 
 
 def search_here() -> None:

@@ -27,8 +27,8 @@ FIXED_OPTIONS = (
     *(f"data.{name}" for name in ("val_size", "split_seed", "skip_broken", "flip", "shift")),
     *(f"data.{name}" for name in NO_HYPERPARAMETERS),
 )
-# The triangular schedule's length in updates depends on them: after a change the rate would be 0 early, or never.
-FIXED_WITH_TRIANGULAR = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
+# The length of a run in updates depends on them: after a change the rate, or dropout, would be 0 early, or never.
+FIXED_WITH_LENGTH = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ class ResumePoint:
         All are by their dotted names. The `defaults` are the values of options that are newer than the run.
 
         Raises:
-            InputError: If one of FIXED_OPTIONS (with a triangular schedule also FIXED_WITH_TRIANGULAR) has changed.
+            InputError: If one of FIXED_OPTIONS has changed, or of FIXED_WITH_LENGTH, where a schedule spans the run.
         """
-        fixed_options = FIXED_OPTIONS + FIXED_WITH_TRIANGULAR * (options["model.schedule"] == "triangular")
+        spans_the_run = options["model.schedule"] == "triangular" or options["model.dropout_schedule"] == "linear"
+        fixed_options = FIXED_OPTIONS + FIXED_WITH_LENGTH * spans_the_run
         before = dotted_options(self.options)
         # A checkpoint alone knows nothing of options outside model and data.
         if self.config is not None:

@@ -122,18 +122,23 @@ def take_normalization(model: Any, trained: TrainedNetwork, defaults: Mapping[st
 
 
 def check_trainer(
-    trainer: Trainer, options: Any, module: LitMiniVGG, data: LightningDataModule, resume: ResumePoint | None
+    trainer: Trainer, config: Any, module: LitMiniVGG, data: LightningDataModule, resume: ResumePoint | None
 ) -> None:
-    """Check that `trainer`, built from `options`, can train `module` on its devices' shares of the data, and resume.
+    """Check that `trainer`, built from `config`, can train `module` on its devices' shares of the data, and resume.
 
     Raises:
         InputError: With the first problem.
     """
+    options = config.trainer
     for stopping in trainer.early_stopping_callbacks:
         # A class of the user's own may log others. Lightning's own refusal comes after the first epoch.
         if stopping.strict and stopping.monitor not in LEARNING_COLUMNS and type(module) is LitMiniVGG:
             known = f"{', '.join(LEARNING_COLUMNS)}, or strict false for a metric that your own callback logs"
             raise InputError(f"--trainer.callbacks: EarlyStopping monitors {stopping.monitor!r}: give one of {known}")
+    own = (config.get("optimizer") or {}).get("init_args") or {}
+    if own.get("fused") and trainer.gradient_clip_val and "mixed" in trainer.precision:
+        advice = f"Lightning does not clip its gradients in {trainer.precision}; leave it out"
+        raise InputError(f"--optimizer.fused true and --trainer.gradient_clip_val: {advice}")
     for callback in trainer.callbacks:
         if isinstance(callback, DeviceStatsMonitor | LearningRateMonitor) and not options.logger:
             name = type(callback).__name__

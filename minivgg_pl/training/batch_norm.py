@@ -51,12 +51,15 @@ def measure_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
         # torch reads the count in every batch, and the host would wait for a GPU.
         norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked, device="cpu")
     device = next(net.parameters()).device
-    for images in batches:
-        net(images.to(device))
-    dropout.scale(1)
-    for norm, (momentum, count) in norms.items():
-        norm.momentum = momentum
-        norm.num_batches_tracked = count.copy_(norm.num_batches_tracked, non_blocking=count.is_cuda)
+    try:
+        for images in batches:
+            net(images.to(device))
+    finally:
+        # Ctrl-C in a notebook leaves the network to its user.
+        dropout.scale(1)
+        for norm, (momentum, count) in norms.items():
+            norm.momentum = momentum
+            norm.num_batches_tracked = count.copy_(norm.num_batches_tracked, non_blocking=count.is_cuda)
 
 
 def average_over_devices(net: nn.Module, strategy: Strategy) -> None:

@@ -30,6 +30,7 @@ class EpochCallback(Callback):
 class ClassReport(EpochCallback):
     """Counts the answers of a test of `(images, targets)`: targets `(N,)` integer labels or `(N, C)` one-hot.
 
+    Of several data loaders it counts the first alone.
     The logits are what `test_step` returns, if that is `(N, C)`; else the images go through the module once more.
 
     Attributes:
@@ -54,7 +55,8 @@ class ClassReport(EpochCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
+        is_pair = isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)
+        if dataloader_idx or not is_pair:
             return
         logits, (images, targets) = outputs, batch
         if not _are_logits(logits, targets):

@@ -4,6 +4,7 @@ from torch import nn
 
 from minivgg_pl.models.minivgg import MiniVGG
 
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Then ByteDropout's 0.25 and 0.5 stay multiples of 1/256, which it needs to be fast.
 STEPS = 64
 
@@ -12,7 +13,7 @@ class DropoutRates:
     """The rates of a network's dropout layers, and the number of masks of each MiniVGG in it, as they are now."""
 
     def __init__(self, net: nn.Module) -> None:
-        self.rates = {module: module.p for module in net.modules() if isinstance(module, nn.Dropout)}
+        self.rates = {module: module.p for module in net.modules() if isinstance(module, DROPOUTS)}
         self.samples = {module: module.dropout_samples for module in net.modules() if isinstance(module, MiniVGG)}
 
     def scale(self, share: float) -> None:

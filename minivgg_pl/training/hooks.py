@@ -33,8 +33,8 @@ class ModuleHooks(EpochCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_batch_start = self._start_first_batch
-        # It divides bytes by 255; and a look at the values waits for a GPU.
-        if isinstance(trainer.train_dataloader, ImageLoader):
+        # Bytes become 0 to 1, and a look at the values waits for a GPU.
+        if isinstance(loader := trainer.train_dataloader, ImageLoader) and loader.dataset.transform is None:
             self._start_all_batches(pl_module)
 
     def _start_first_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -94,8 +94,8 @@ def check_image_range(net: nn.Module, batch: Any) -> None:
     if not (isinstance(net, MiniVGG) and isinstance(images, Tensor) and images.is_floating_point()):
         return
     low, high = (value.item() for value in images.aminmax())
-    # An interpolated image may be a little outside.
-    if low < -0.1 or high > 1.1:
+    # An interpolated image may be a little outside; NaN is in no range.
+    if not (low >= -0.1 and high <= 1.1):
         rank_zero_info(
             f"The first images have values from {low:.3g} to {high:.3g}. The commands give a trained network 0 to 1: "
             "leave scaling to the network (--model.mean and --model.std)"

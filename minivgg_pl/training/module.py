@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional
 
+from minivgg_pl.errors import InputError
 from minivgg_pl.models.minivgg import BATCH_NORM_MOMENTUM, IMAGE_CHANNELS, IMAGE_SIZE, MiniVGG
 from minivgg_pl.training.hardware import match_layout
 from minivgg_pl.training.hooks import ModuleHooks
@@ -26,8 +27,8 @@ class LitMiniVGG(LightningModule):
     Batches are `(images, targets)`: images `(N, C, H, W)` float in [0, 1], 3x32x32 by default, targets
     class indices `(N,)` of any integer type, or `(N, num_classes)` one-hot of any type or probabilities. Logs
     train_loss, train_acc, val_loss, val_acc, test_loss and test_acc once an epoch; the train columns are averages over
-    the epoch with dropout on, as Keras prints them. With a logger, also train_loss_step every `log_every_n_steps`
-    batches.
+    the epoch with dropout on, as Keras prints them. Of several data loaders the first has these names, the next ones
+    `val_loss/dataloader_idx_1` and so on. With a logger, also train_loss_step every `log_every_n_steps` batches.
 
     A subclass may replace `self.net`, and override `forward`, `compute_loss`, the steps, and all hooks but
     `configure_callbacks` without `super()`.
@@ -218,6 +219,8 @@ class LitMiniVGG(LightningModule):
         self, stage: str, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Return loss and logits of a batch, and add it to the epoch's metrics."""
+        if not (isinstance(batch, list | tuple) and len(batch) == 2):
+            raise InputError(f"a batch is a {type(batch).__name__} of {len(batch)}: give (images, targets)")
         images, targets = batch
         logits = self(images)
         metrics = self.epoch_metrics[f"{stage}/{dataloader_idx}" if dataloader_idx else stage]
@@ -232,6 +235,8 @@ class LitMiniVGG(LightningModule):
         if is_first:
             # Once an epoch: Lightning computes the means at its end.
             options = {"on_step": False, "on_epoch": True, "prog_bar": True, "metric_attribute": "epoch_metrics"}
+            # The run folder and its best checkpoint follow the first of several.
+            options["add_dataloader_idx"] = dataloader_idx > 0
             for name, metric in (("loss", metrics.loss), ("acc", metrics.acc)):
                 metric.update()
                 self.log(f"{stage}_{name}", metric, **options)

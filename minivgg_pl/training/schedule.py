@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from minivgg_pl.errors import InputError
+
 
 def checked_length(num_updates: float, option: str) -> int:
     """Return the number of updates of a run, which `option` spans, as `Trainer.estimated_stepping_batches` gives it.
 
     Raises:
-        ValueError: If the run has no end (infinity), its data no length (-1), or it has no update (0).
+        InputError: If the run has no end (infinity), its data no length (-1), or it has no update (0).
     """
     if not 0 < num_updates < math.inf:
-        raise ValueError(f"{option} needs the number of updates: give the Trainer max_steps")
+        raise InputError(f"{option} needs the number of updates: give max_steps (--trainer.max_steps)")
     return int(num_updates)
 
 

@@ -96,6 +96,21 @@ def test_epochs_device_and_precision_make_no_other_recipe():
     assert parse("--recipe=modern", "--epochs=4", "--gpus=0", "--trainer.precision=32-true").recipe() == "modern"
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--recipe=speedrun", ""),
+        (
+            "--recipe=modern --epochs=2 --model.dropout_schedule=linear",
+            "--recipe modern: other options win",
+        ),
+    ],
+)
+def test_a_recipe_that_options_make_into_another_is_named(options, line, caplog):
+    check(*options.split())
+    assert line in caplog.text if line else "other options win" not in caplog.text
+
+
 def test_the_articles_optimizer_can_replace_the_recipes():
     cli = parse("--recipe=modern", "--model.optimizer=sgd", "--model.lr=0.01")
     defaults = cli.default_options()

@@ -32,6 +32,17 @@ def test_mode_momentum_dropout_and_weights_stay():
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
+def test_an_interruption_leaves_dropout_and_momentum_as_they_were():
+    def batches():
+        yield torch.randn(8, 3)
+        raise KeyboardInterrupt
+
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3, momentum=0.01))
+    with pytest.raises(KeyboardInterrupt):
+        measure_statistics(net, batches())
+    assert (net[0].p, net[1].momentum) == (0.5, 0.01)
+
+
 def test_a_frozen_batch_norm_keeps_its_statistics():
     net = nn.Sequential(nn.BatchNorm1d(3).eval(), nn.BatchNorm1d(3, momentum=0.01))
     measure_statistics(net, [torch.randn(8, 3) + 5])

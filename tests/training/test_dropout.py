@@ -2,9 +2,11 @@
 
 import pytest
 from lightning.pytorch import Callback
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from minivgg_pl import LitMiniVGG
+from minivgg_pl.training.dropout import DropoutRates
 from tests.training.test_module import batches, trainer
 
 
@@ -43,6 +45,12 @@ def test_rates_are_the_same_after_a_resume(tmp_path):
     first.save_checkpoint(tmp_path / "epoch.ckpt")
     trainer(tmp_path, **options, callbacks=[rest]).fit(module(), batches(16), ckpt_path=tmp_path / "epoch.ckpt")
     assert rest.seen == whole.seen[2:]
+
+
+def test_dropout_of_every_kind_falls():
+    net = nn.Sequential(nn.Dropout2d(0.5), nn.AlphaDropout(0.25))
+    DropoutRates(net).scale(0.5)
+    assert [layer.p for layer in net] == [0.25, 0.125]
 
 
 class Stream(IterableDataset):
