@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 
 import pytest
 from PIL import Image
@@ -73,6 +74,14 @@ def test_the_python_examples_run(finished_run, tmp_path, monkeypatch):
         # The Trainer prefers a GPU, and ten epochs take long.
         small = text.replace("max_epochs=10", 'max_epochs=1, accelerator="cpu"')
         exec(compile(small, "<example>", "exec"), {})
+
+
+def test_the_readmes_data_are_the_commands_too(tmp_path, monkeypatch):
+    text = blocks("python")[0]
+    (tmp_path / "my_noise.py").write_text("import torch, minivgg_pl as mv\n" + text[text.index("class Noise") :])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert ParserOnly(["--data=my_noise.Noise", "--data.batch_size=8"]).config.data.init_args.batch_size == 8
 
 
 def test_the_readme_is_short():

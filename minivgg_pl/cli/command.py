@@ -35,6 +35,9 @@ SYNONYMS = {
     "seed_everything": "seed random_seed",
     "gpus": "gpu devices",
     "root": "dir path folder",
+    "val_size": "validation_split val_split",
+    "resume": "ckpt_path",
+    "--trainer.callbacks EarlyStopping does that": "patience early_stopping",
     "--data FOLDER reads your own images, --data.root names the place of CIFAR-10": "data_dir data_path data_folder",
     "--data FOLDER reads your own images, --data.dataset has cifar10 and synthetic": "dataset",
     "weights": "model checkpoint ckpt pretrained",
@@ -43,7 +46,7 @@ SYNONYMS = {
     "default_root_dir": "output output_dir out log_dir logdir save_dir",
     "give WEIGHTS without an option": "weights model checkpoint ckpt",
     "put the other options below init_args": "class_path",
-    "it belongs to --data minivgg_pl.ImageFolderDataModule": "image_size in_channels",
+    "it belongs to the data: after --data FOLDER, write it with `data.` before its name": "image_size in_channels",
     "--gpus 0 is the CPU": "device cpu cuda",
     "training alone has it: leave it out": "gpus gpu devices device cpu cuda",
     "--optimizer AdamW has one": "weight_decay wd",
@@ -159,7 +162,7 @@ def guarded(command: Callable[[], int]) -> int:
         return EXIT_FAILED
     except ModuleNotFoundError as error:
         # One of the packages that are needed for some files only, such as h5py and onnx.
-        return fail(f"{error}: pip install {error.name}", EXIT_BAD_INPUT)
+        return fail(f"{error}: pip install {error.name}" if error.name else str(error), EXIT_BAD_INPUT)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

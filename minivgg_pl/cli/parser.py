@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 from minivgg_pl.cli.command import EXIT_BAD_INPUT, fail, hint_for
 from minivgg_pl.cli.config import dotted_options, read_config
 from minivgg_pl.cli.loggers import fill_in_save_dir
+from minivgg_pl.cli.model_class import search_here
 from minivgg_pl.cli.short_names import HELP, OTHER_SHORT_NAMES
 from minivgg_pl.data.base import NO_HYPERPARAMETERS, ImageDataModule
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
@@ -116,10 +117,13 @@ def shortened(message: str) -> str:
     if value[2]:
         return f"{given}: it is a group of options; give one of them, such as --variant or --{option}.<name>"
     if "import path" in message.lower() and not found:
-        names = ", ".join(module.__name__ for module in DATA_MODULES) + ", or a folder of your own images that exists"
+        names = ", ".join(module.__name__ for module in DATA_MODULES)
+        names += " (a data set's name belongs to --data.dataset), or a folder of your own images that exists"
         near = _near_class(typed)
         if near == typed.rpartition(".")[2]:
             return f"{given}: not a class for this option, or one whose package is not installed"
+        if option == "data" and "." in typed:
+            return f"{given}: not a data module for this command; give an ImageDataModule, or {names}"
         advice = names if option == "data" else near or "the import path of one"
         return f"{given}: no such class; give {advice}"
     types = re.findall(r"(?:Expected an? <class '|Not of type |typing\.Literal\[)(.+?)(?:'>|:|\])", message)
@@ -141,8 +145,10 @@ def parse_data(options: list[str], run: Path | None = None) -> ImageDataModule:
     """Return the data module that `--data` and `--data.*` options describe; without `--data`, that of the `run`.
 
     Raises:
-        InputError: On a value out of range; what the parser refuses ends the process with its one line.
+        InputError: On a value out of range, or a run on data of another project's class; what the parser refuses ends
+            the process with its one line.
     """
+    search_here()
     parser = OneLineParser(allow_abbrev=False)
     # A run's config may come from a stranger, who would choose what is imported.
     parser.add_subclass_arguments(ImageDataModule, "data", fail_untyped=False, skip=set(NO_HYPERPARAMETERS))
@@ -161,9 +167,10 @@ def _data_of_run(folder: Path) -> str:
     config = newest_config(folder)
     data = read_config(config).get("data") if config else None
     # Only of this package: otherwise, whoever wrote the config would choose what to import.
-    is_ours = isinstance(data, dict) and str(data.get("class_path")).startswith("minivgg_pl.")
-    if not is_ours:
+    if not isinstance(data, dict):
         return DEFAULT_DATA
+    if not (path := str(data.get("class_path"))).startswith("minivgg_pl."):
+        raise InputError(f"{folder}: it was trained on {path}: give --data, such as --data {path}")
     if isinstance(options := data.get("init_args"), dict):
         data["init_args"] = {name: value for name, value in options.items() if name not in NO_HYPERPARAMETERS}
     return f"--data={json.dumps(data)}"

@@ -105,9 +105,11 @@ def find_images(paths: Sequence[str]) -> list[Path]:
         path = Path(typed)
         if not path.exists():
             raise InputError(f"{typed}: there is no such file or folder; give an image or a folder of them")
-        found = image_files(path) if path.is_dir() else [path]
+        found, others = (image_files(path), other_files(path)) if path.is_dir() else ([path], "")
         if not found:
-            raise InputError(f"{path}: the folder has no images{other_files(path)}; give one that has, or an image")
+            raise InputError(f"{path}: the folder has no images{others}; give one that has, or an image")
+        if others:
+            print(f"{path}: {len(found):,} images{others}", file=sys.stderr)
         files += found
     return files
 

@@ -36,8 +36,8 @@ class ImageDataModule(ImageSets):
         class_names: Names of the classes, in the order of the labels.
         image_shape: `(C, H, W)`.
         dataset: Short name, for folders and summary.json.
-        title: What headings call the data, such as `CIFAR-10`.
-        train_size: Number of training images, before any are held out; None if only `load` tells.
+        title: What headings call the data, such as `CIFAR-10`; default: `dataset`.
+        train_size: Number of training images, before any are held out; default: `load` tells.
         splits: The splits that `load` has. Without `val`, `val_size` training images are held out. Without `test`, the
             validation images are tested on.
         batch_size: Images a batch, on each device. A GPU evaluates in batches of at least 1,000 images of 32x32 pixels,
@@ -69,9 +69,9 @@ class ImageDataModule(ImageSets):
         class_names: Sequence[str],
         image_shape: tuple[int, int, int],
         dataset: str,
-        title: str,
-        train_size: int | None,
-        splits: Sequence[Split],
+        title: str | None = None,
+        train_size: int | None = None,
+        splits: Sequence[Split] = ("train", "test"),
         batch_size: int = 64,
         val_size: int = 0,
         split_seed: int = 0,
@@ -95,7 +95,7 @@ class ImageDataModule(ImageSets):
         self.class_names = list(class_names)
         self.image_shape = image_shape
         self.dataset = dataset
-        self.title = self.fingerprint = title
+        self.title = self.fingerprint = title or dataset
         self.splits = tuple(splits)
         self.integrity = "not checked"
         self.run_suffix = f"-{dataset}"

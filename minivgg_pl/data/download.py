@@ -39,6 +39,8 @@ def prepare_cifar10(root: str | Path, url: str | None = None) -> None:
         OSError: If `root` cannot be read or written.
     """
     root = Path(root).expanduser().absolute()
+    if root.name == CIFAR10.base_folder and root.is_dir():
+        raise InputError(f"the data folder {root} is CIFAR-10's own: name the folder above it, {root.parent} (root)")
     if root.is_file():
         raise InputError(f"the data folder {root} is a file: name a folder (root)")
     missing = _missing_files(root / CIFAR10.base_folder)

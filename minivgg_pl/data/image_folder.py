@@ -33,7 +33,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     torchvision's ImageFolder convention; splits may have other usual names (see `class_folders.SPLIT_NAMES`). Each
     image is decoded once, cut to its largest centred square and averaged down to `image_size` (see
-    `images.read_image`), and kept in `root/.minivgg_cache`, which notices files that were added, removed or changed.
+    `images.read_image`), and kept in a hidden file `root/.minivgg_cache-...`, which notices files that were added,
+    removed or changed.
 
     Args:
         root: The folder.
@@ -41,7 +42,7 @@ class ImageFolderDataModule(ImageDataModule):
             0.2, or nothing where there is a `val` folder. Without a `test` folder they are also tested on.
         image_size: Height and width that the images are brought to, in pixels, a multiple of 4.
         in_channels: 3 for colour, 1 for grey.
-        cache_dir: Where the decoded images are kept; default: `root/.minivgg_cache`.
+        cache_dir: Where the decoded images are kept; default: that file.
         skip_broken: Whether images that cannot be read are left out; a run lists them in `skipped_images.txt`.
         **options: `batch_size`, `flip`, `one_hot`, `train_transform` and others, see ImageDataModule.
 
@@ -96,8 +97,9 @@ class ImageFolderDataModule(ImageDataModule):
         self.fingerprint = digests["train"][0]
         self.integrity = f"no sums are published for them; fingerprint {self.fingerprint}"
         self._keys = {split: keys for split, (_, keys) in digests.items()}
-        cache = Path(cache_dir).expanduser() if cache_dir else folder / CACHE
-        self._cache = cache / f"{name}-{image_size}x{image_size}x{in_channels}.rows"
+        # Hidden, and a file: torchvision takes every folder for a class.
+        place = f"{Path(cache_dir).expanduser()}/" if cache_dir else f"{folder}/{CACHE}-"
+        self._cache = Path(f"{place}{name}-{image_size}x{image_size}x{in_channels}.rows")
 
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""

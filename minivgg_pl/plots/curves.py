@@ -44,8 +44,8 @@ def draw_curves(
     accuracy_axes.spines["top"].set_visible(False)
     last = rows[-1]
     for axes, suffix, colour, quantity in (
-        (loss_axes, "loss", LOSS_COLOUR, "loss {:.4f}"),
-        (accuracy_axes, "acc", ACCURACY_COLOUR, "accuracy {:.2%}"),
+        (loss_axes, "loss", LOSS_COLOUR, "loss{: .4f}"),
+        (accuracy_axes, "acc", ACCURACY_COLOUR, "accuracy{: .2%}"),
     ):
         for stage, name, line in (("train", "train", "--"), ("val", val_label, "-")):
             key = f"{stage}_{suffix}"
@@ -55,7 +55,8 @@ def draw_curves(
             style |= {"markersize": 4.5 if len(rows) <= MAX_MARKED_EPOCHS else LINE_WIDTH}
             if all(math.isnan(row[key]) for row in rows):
                 continue
-            label = f"{name} {quantity.format(last[key])}"
+            value = quantity.format(last[key]) if math.isfinite(last[key]) else quantity.partition("{")[0]
+            label = f"{name} {value}"
             axes.plot(*_points(rows, key), **style, linewidth=LINE_WIDTH, label=label, zorder=3)
     handles = loss_axes.get_legend_handles_labels()[0] + accuracy_axes.get_legend_handles_labels()[0]
     if reference:

@@ -164,6 +164,7 @@ class RunRecorder(EpochCallback, Checkpoint):
 
 def epoch_line(trainer: Trainer, row: runs.Row) -> str:
     """Return the line that a run prints after an epoch."""
-    values = "  ".join(f"{name} {row[name]:.4f}" for name in runs.LEARNING_COLUMNS)
+    # Nan is what was not measured: an epoch without validation.
+    values = "  ".join(f"{name} {row[name]:.4f}" for name in runs.LEARNING_COLUMNS if not math.isnan(row[name]))
     speed = f"{row['seconds']:.1f} s  {row['images_per_second']:.0f} images/s"
     return f"{epoch_of(trainer)}  {values}  {speed}"

@@ -26,7 +26,7 @@ OPTIONS = {
     "--data.train_transform os.nope": "--data.train_transform: module 'os' has no attribute 'nope': give the import",
     "--data.val_transform torchvision.transforms.v2.Normalize": "val_transform: the following arguments are required",
     "--data minivgg_pl.nope": "--data minivgg_pl.nope: module 'minivgg_pl' has no attribute 'nope'",
-    "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: no such class; give CIFAR10DataModule",
+    "--data minivgg_pl.LitMiniVGG": "--data minivgg_pl.LitMiniVGG: not a data module for this command; give a",
     "--no_such_option 1": "no_such_option 1 (see --help)",
     "fit": "there are no subcommands, it always trains and then tests: leave fit out",
     "validate runs/classic/1": "validate runs/classic/1 (evaluate.py RUN measures a trained network; see --help)",
@@ -54,6 +54,8 @@ OPTIONS = {
     "--model.image_size 64": "--model.image_size 64: the data have 32; leave it out",
     "--model.warmup 0.3": "warmup 0.3 has no effect with --model.schedule decay",
     "--recipe modern --model.nesterov false": "nesterov False has no effect with --model.optimizer",
+    "--optimizer SGD --optimizer.lr 0.1 --optimizer.fused true --trainer.gradient_clip_val 1 --trainer.precision "
+    "bf16-mixed": "--optimizer.fused true and --trainer.gradient_clip_val: Lightning does not clip its gradients in b",
     "--recipe modern --trainer.max_epochs -1": "--trainer.max_epochs -1: give a number above 0, the span of --model.s",
     "--recipe modern --trainer.max_steps 0": "--trainer.max_steps 0: give a number above 0, the span of --model.s",
     "--model.dropout_schedule linear --epochs -1": "--trainer.max_epochs -1: give a number above 0, the span of --m",
@@ -90,7 +92,10 @@ MEANT = {
     "--data_dir x": "--data_dir x (--data FOLDER reads your own images, --data.root names the place of CIFAR-10; see",
     "--output x": "did you mean --trainer.default_root_dir?",
     "--weights x": "did you mean --model.init_from?",
-    "--image_size 64": "(it belongs to --data minivgg_pl.ImageFolderDataModule; ",
+    "--image_size 64": "(it belongs to the data: after --data FOLDER, write it with `data.`",
+    "--validation_split 0.1": "(did you mean --data.val_size? ",
+    "--patience 3": "(--trainer.callbacks EarlyStopping does that; ",
+    "--data CIFAR100": "TorchvisionDataModule (a data set's name belongs to --data.dataset), or a folder",
     "--amp": "(--trainer.precision bf16-mixed; ",
     "--weight_decay 0.1": "(--optimizer AdamW has one; ",
     "--model.dropout 0.3": "--model.dropout 0.3 (its rates belong to --variant; ",
@@ -231,6 +236,13 @@ class TestResume:
     )
     def test_options_that_the_checkpoint_depends_on(self, refuse, checkpoint, options, message):
         assert message in refuse("--gpus=0", f"--resume={checkpoint}", *options, synthetic=False)
+
+    def test_the_length_of_a_run_whose_dropout_falls(self, refuse, checkpoint):
+        content = torch.load(checkpoint, weights_only=True)
+        content["hyper_parameters"]["dropout_schedule"] = "linear"
+        torch.save(content, checkpoint)
+        options = ["--gpus=0", f"--resume={checkpoint}", "--data.batch_size=25"]
+        assert "data.batch_size was 64 and cannot become 25" in refuse(*options, synthetic=False)
 
     @pytest.mark.parametrize(
         ("options", "message"),

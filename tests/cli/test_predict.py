@@ -101,6 +101,12 @@ def test_a_grey_network_gets_grey_images(images, tmp_path, capfd):
     assert set(capfd.readouterr().out.split("\t")[1::2]) == {"no", "yes"}
 
 
+def test_files_of_a_folder_that_are_no_images_are_named(images, capfd):
+    (images / "broken.png").rename(images / "c.HEIC")
+    assert main([str(images)]) == 0
+    assert f"{images}: 2 images, but 1 of formats that are not read (c.HEIC): convert" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -271,6 +271,12 @@ def test_an_http_error_is_named_and_keeps_the_part(server, tmp_path):
     assert (tmp_path / PART).stat().st_size == 2_000_000
 
 
+def test_the_folder_of_the_batches_is_no_root(tmp_path):
+    (tmp_path / BATCHES).mkdir()
+    assert f"name the folder above it, {tmp_path} (root)" in error_of(tmp_path / BATCHES)
+    assert not list((tmp_path / BATCHES).iterdir())
+
+
 def test_a_root_that_is_a_file_or_below_one_is_refused(server, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert f"{tmp_path / 'file'} is a file" in error_of(tmp_path / "file")
