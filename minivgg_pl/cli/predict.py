@@ -98,19 +98,18 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     Raises:
         InputError: If there is nothing at a path, or a folder has no images.
     """
-    from minivgg_pl.data.image_files import image_files, other_files
+    from minivgg_pl.data.image_files import HEIC, image_files, other_files
 
     files: list[Path] = []
     for typed in paths:
         path = Path(typed)
         if not path.exists():
             raise InputError(f"{typed}: there is no such file or folder; give an image or a folder of them")
-        found, others = (image_files(path), other_files(path)) if path.is_dir() else ([path], "")
+        found = image_files(path) if path.is_dir() else [path]
         if not found:
-            raise InputError(f"{path}: the folder has no images{others}; give one that has, or an image")
-        if others:
-            print(f"{path}: {len(found):,} images{others}", file=sys.stderr)
-        files += found
+            raise InputError(f"{path}: the folder has no images{other_files(path)}; give one that has, or an image")
+        # A phone's photos, if they cannot be read, are named and not left out.
+        files += image_files(path, HEIC) if path.is_dir() else found
     return files
 
 

@@ -12,6 +12,8 @@ from minivgg_pl.errors import InputError
 
 # Of macOS' archives, Python, Synology (thumbnails with the names of images), Linux and Windows; in lower case.
 SYSTEM_FOLDERS = ("__macosx", "__pycache__", "@eadir", "lost+found", "$recycle.bin", "system volume information")
+# Endings of photos that Pillow does not read without a plugin, in lower case.
+HEIC = (".heic", ".heif")
 # Messages name no more.
 MOST_NAMES = 3
 
@@ -24,9 +26,10 @@ def image_endings() -> tuple[str, ...]:
     return (".mpo", *(ending for ending, name in Image.registered_extensions().items() if name in formats))
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return those of `all_files` that are images by their names, sorted."""
-    return sorted(path for path in all_files(folder) if path.name.lower().endswith(image_endings()))
+def image_files(folder: Path, more_endings: Sequence[str] = ()) -> list[Path]:
+    """Return those of `all_files` that are images by their names, or have one of `more_endings`, sorted."""
+    endings = (*image_endings(), *more_endings)
+    return sorted(path for path in all_files(folder) if path.name.lower().endswith(endings))
 
 
 def other_files(folder: Path) -> str:
