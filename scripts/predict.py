@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-# Works from a clone, installed or not.
+# Works from a clone, installed or not. In place of scripts/, so that a train.py of the user's own is found.
+sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from minivgg_pl.cli.predict import main

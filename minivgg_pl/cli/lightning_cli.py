@@ -56,10 +56,9 @@ class MiniVGGCLI(LightningCLI):
         self.resume = resume
         self.lacks_bf16 = False
         self.initial_weights: TrainedNetwork | None = None
-        model_class = import_model_class(named_class(args))
         search_here()
         super().__init__(
-            model_class,
+            import_model_class(named_class(args)),
             LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=None,  # RunFolder writes config.yaml.

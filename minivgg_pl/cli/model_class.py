@@ -31,14 +31,10 @@ def named_class(args: Sequence[str]) -> str | None:
     return found
 
 
-def search_here(first: bool = False) -> None:
-    """Let Python find the user's own files in the working directory.
-
-    Last, because the folder may hold a stranger's files, named as a package is; or `first`, before the modules of
-    scripts/, where a file in it was named.
-    """
+def search_here() -> None:
+    """Let Python find the user's own files in the working directory; last, since a file may be named as a package."""
     if os.getcwd() not in sys.path:
-        sys.path.insert(0 if first else len(sys.path), os.getcwd())
+        sys.path.append(os.getcwd())
 
 
 def import_model_class(path: str | None) -> "type[LitMiniVGG]":
@@ -59,7 +55,7 @@ def import_model_class(path: str | None) -> "type[LitMiniVGG]":
     if not parents or not all(part.isidentifier() for part in parents):
         give += f" ({path} belongs to --variant or --weights)" if path in ARCHITECTURES else ""
         raise InputError(f"--model {path}: {give}")
-    search_here(first=True)
+    search_here()
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:

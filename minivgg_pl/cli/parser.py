@@ -166,9 +166,9 @@ def _data_of_run(folder: Path) -> str:
     """Return the `--data` of a run's newest config."""
     config = newest_config(folder)
     data = read_config(config).get("data") if config else None
-    # Only of this package: otherwise, whoever wrote the config would choose what to import.
     if not isinstance(data, dict):
         return DEFAULT_DATA
+    # Only of this package: otherwise, whoever wrote the config would choose what to import.
     if not (path := str(data.get("class_path"))).startswith("minivgg_pl."):
         raise InputError(f"{folder}: it was trained on {path}: give --data, such as --data {path}")
     if isinstance(options := data.get("init_args"), dict):

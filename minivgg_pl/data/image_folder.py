@@ -98,8 +98,8 @@ class ImageFolderDataModule(ImageDataModule):
         self.integrity = f"no sums are published for them; fingerprint {self.fingerprint}"
         self._keys = {split: keys for split, (_, keys) in digests.items()}
         # Hidden, and a file: torchvision takes every folder for a class.
-        place = f"{Path(cache_dir).expanduser()}/" if cache_dir else f"{folder}/{CACHE}-"
-        self._cache = Path(f"{place}{name}-{image_size}x{image_size}x{in_channels}.rows")
+        file = f"{name}-{image_size}x{image_size}x{in_channels}.rows"
+        self._cache = Path(cache_dir).expanduser() / file if cache_dir else folder / f"{CACHE}-{file}"
 
     def prepare_files(self) -> None:
         """Decode the images that are not in the cache yet."""

@@ -31,7 +31,8 @@ def draw_curves(
 
     Args:
         rows: One mapping for each epoch, at least one: `epoch` (int from 1), `train_loss`, `val_loss` (0 or more),
-            `train_acc`, `val_acc` (in [0, 1]). A nan is left out. The legend gives the last row's values.
+            `train_acc`, `val_acc` (in [0, 1]). A nan is left out. The legend gives the last row's values
+            that are finite.
         path: Image to write or replace, in an existing folder; its suffix names the format. None: none is written.
         title: Line above the chart.
         reference: Rows of the article, as `minivgg_pl.plots.article.article_rows` returns them, drawn pale behind
@@ -43,9 +44,9 @@ def draw_curves(
     accuracy_axes = loss_axes.twinx()
     accuracy_axes.spines["top"].set_visible(False)
     last = rows[-1]
-    for axes, suffix, colour, quantity in (
-        (loss_axes, "loss", LOSS_COLOUR, "loss{: .4f}"),
-        (accuracy_axes, "acc", ACCURACY_COLOUR, "accuracy{: .2%}"),
+    for axes, suffix, colour, quantity, form in (
+        (loss_axes, "loss", LOSS_COLOUR, "loss", ".4f"),
+        (accuracy_axes, "acc", ACCURACY_COLOUR, "accuracy", ".2%"),
     ):
         for stage, name, line in (("train", "train", "--"), ("val", val_label, "-")):
             key = f"{stage}_{suffix}"
@@ -55,8 +56,8 @@ def draw_curves(
             style |= {"markersize": 4.5 if len(rows) <= MAX_MARKED_EPOCHS else LINE_WIDTH}
             if all(math.isnan(row[key]) for row in rows):
                 continue
-            value = quantity.format(last[key]) if math.isfinite(last[key]) else quantity.partition("{")[0]
-            label = f"{name} {value}"
+            value = f" {last[key]:{form}}" if math.isfinite(last[key]) else ""
+            label = f"{name} {quantity}{value}"
             axes.plot(*_points(rows, key), **style, linewidth=LINE_WIDTH, label=label, zorder=3)
     handles = loss_axes.get_legend_handles_labels()[0] + accuracy_axes.get_legend_handles_labels()[0]
     if reference:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from minivgg_pl import MiniVGG, read_image
 from minivgg_pl.cli import evaluate, export, predict
+from minivgg_pl.cli.model_class import search_here
 from minivgg_pl.errors import InputError
 from tests.cli.test_train import KILLER, assert_same_tensors, checkpoint, metrics, without_times
 from tests.conftest import REPOSITORY, run_train
@@ -192,6 +194,18 @@ def test_a_class_that_cannot_be_trained_is_refused(refuse, tmp_path, monkeypatch
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "my_module", raising=False)
     assert message in refuse(*f"--model={model}".split())
+
+
+def test_a_file_may_be_named_as_one_of_the_scripts(synthetic_options, tmp_path):
+    (tmp_path / "train.py").write_text(MY_MODULE)
+    run_train(*synthetic_options, "--model=train.MyVGG", "--trainer.fast_dev_run=1", cwd=tmp_path)
+
+
+def test_a_file_named_as_a_package_does_not_hide_it(my_module, tmp_path):
+    (tmp_path / "matplotlib.py").touch()
+    search_here()
+    assert PathFinder.find_spec("my_module").origin == str(tmp_path / "my_module.py")
+    assert PathFinder.find_spec("matplotlib").origin != str(tmp_path / "matplotlib.py")
 
 
 def test_options_that_a_network_of_ones_own_may_not_use_are_named(my_module, synthetic_options, train_here, caplog):

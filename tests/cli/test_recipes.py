@@ -100,10 +100,7 @@ def test_epochs_device_and_precision_make_no_other_recipe():
     ("options", "line"),
     [
         ("--recipe=speedrun", ""),
-        (
-            "--recipe=modern --epochs=2 --model.dropout_schedule=linear",
-            "--recipe modern: other options win",
-        ),
+        ("--recipe=modern --epochs=2 --model.dropout_schedule=linear", "--recipe modern: other options win"),
     ],
 )
 def test_a_recipe_that_options_make_into_another_is_named(options, line, caplog):
