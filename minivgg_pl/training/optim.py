@@ -72,7 +72,9 @@ def make_optimizer(module: nn.Module, hparams: Any, trainer: Trainer | None = No
     if hparams.optimizer == "muon":
         kernels = [p for _, p in body if p.ndim > 1]
         others = [p for _, p in body if p.ndim <= 1] + classifier
-        return MuonAdamW(kernels, others, lr=hparams.lr, momentum=hparams.momentum, adamw_lr=hparams.adamw_lr)
+        rates = {"lr": hparams.lr, "momentum": hparams.momentum, "adamw_lr": hparams.adamw_lr}
+        dtype = torch.bfloat16 if trainer and trainer.precision == "bf16-mixed" else None
+        return MuonAdamW(kernels, others, **rates, dtype=dtype)
     groups = [{"params": [p for _, p in body], "lr": hparams.lr}, {"params": classifier, "lr": hparams.classifier_lr}]
     if hparams.classifier_lr is None:
         groups = [{"params": [p for _, p in parameters], "lr": hparams.lr}]
@@ -103,6 +105,7 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: Size of a kernel's update, relative to the kernel.
         momentum: Muon's Nesterov momentum in [0, 1).
         adamw_lr: AdamW's learning rate.
+        dtype: Floating point type in which Muon's matrices are multiplied; None: that of each kernel.
     """
 
     def __init__(
@@ -112,7 +115,9 @@ class MuonAdamW(torch.optim.Optimizer):
         lr: float = 0.05,
         momentum: float = 0.6,
         adamw_lr: float = 0.002,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        self.dtype = dtype
         adamw = torch.optim.AdamW(list(others), lr=adamw_lr, weight_decay=0.0, fused=True)
         muon_group = {"params": list(kernels), "lr": lr, "momentum": momentum}
         super().__init__([muon_group, *adamw.param_groups], {})
@@ -170,8 +175,9 @@ class MuonAdamW(torch.optim.Optimizer):
         is_tall = directions.shape[1] > directions.shape[2]
         if is_tall:
             directions, weights = directions.mT, weights.mT
-        polynomials = newton_schulz(directions @ directions.mT)
-        weights = torch.baddbmm(weights, polynomials, directions, beta=len(kernels[0]) ** 0.5, alpha=-lr)
+        directions = directions.to(self.dtype or directions.dtype)
+        updates = newton_schulz(directions @ directions.mT) @ directions
+        weights.mul_(len(kernels[0]) ** 0.5).sub_(updates, alpha=lr)
         for old, new in zip(matrices[-len(kernels) :], weights.mT if is_tall else weights, strict=True):
             old.copy_(new[:, : old.shape[1]])
 

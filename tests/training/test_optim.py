@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from minivgg_pl.training.module import LitMiniVGG
@@ -67,6 +68,21 @@ def test_channels_last_kernels_get_the_same_update():
         MuonAdamW([layer.weight], [layer.bias]).step()
     assert other.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(other.weight, plain.weight)
+
+
+def test_in_bfloat16_an_update_is_the_same_up_to_its_rounding():
+    plain, other = conv(), conv()
+    MuonAdamW([plain.weight], [plain.bias], lr=0.1).step()
+    MuonAdamW([other.weight], [other.bias], lr=0.1, dtype=torch.bfloat16).step()
+    torch.testing.assert_close(other.weight, plain.weight, atol=0.1 * 0.02, rtol=0)
+    assert not torch.equal(other.weight, plain.weight)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", None)])
+def test_it_multiplies_in_the_precision_of_the_training(precision, dtype):
+    module = LitMiniVGG(optimizer="muon")
+    trainer = Trainer(accelerator="cpu", precision=precision, logger=False)
+    assert make_optimizer(module, module.hparams, trainer).dtype == dtype
 
 
 @pytest.mark.parametrize("image_size", [4, 8])
