@@ -1,6 +1,7 @@
 """`--resume`: where a run continues, and which of its options may change."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ FIXED_OPTIONS = (
 )
 # The length of a run in updates depends on them: after a change the rate, or dropout, would be 0 early, or never.
 FIXED_WITH_LENGTH = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
+
+
+def settings_that_span(options: Mapping[str, Any]) -> list[str]:
+    """Return those of the `options`, by their dotted names, that change over the whole length of a run."""
+    has_own_schedule = any(name.startswith("optimizer.") for name in options)
+    spanning = {"model.dropout_schedule": "linear"} | ({} if has_own_schedule else {"model.schedule": "triangular"})
+    return [f"--{name} {value}" for name, value in spanning.items() if options[name] == value]
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,7 @@ class ResumePoint:
         Raises:
             InputError: If one of FIXED_OPTIONS has changed, or of FIXED_WITH_LENGTH, where a schedule spans the run.
         """
-        spans_the_run = options["model.schedule"] == "triangular" or options["model.dropout_schedule"] == "linear"
-        fixed_options = FIXED_OPTIONS + FIXED_WITH_LENGTH * spans_the_run
+        fixed_options = FIXED_OPTIONS + FIXED_WITH_LENGTH * bool(settings_that_span(options))
         before = dotted_options(self.options)
         # A checkpoint alone knows nothing of options outside model and data.
         if self.config is not None:

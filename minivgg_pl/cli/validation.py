@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from minivgg_pl.cli.recipes import RECIPES, recipe_options
-from minivgg_pl.cli.resume import ResumePoint
+from minivgg_pl.cli.resume import ResumePoint, settings_that_span
 from minivgg_pl.data.base import ImageDataModule
 from minivgg_pl.data.description import describe_data
 from minivgg_pl.data.loader import LEAST_TO_TRAIN, check_position
@@ -57,9 +57,7 @@ def check_options(config: Any, options: Mapping[str, Any], defaults: Mapping[str
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         if isinstance(trainer[name], int | float) and trainer[name] <= 0:
             raise InputError(f"--trainer.{name} {trainer[name]}: give a number above 0")
-    spans_the_run = {"dropout_schedule linear": model.dropout_schedule == "linear"}
-    spans_the_run["schedule triangular"] = model.schedule == "triangular" and not config.get("optimizer")
-    if settings := [f"--model.{setting}" for setting, is_set in spans_the_run.items() if is_set]:
+    if settings := settings_that_span(options):
         endless = {"max_epochs": -1} if trainer.max_steps in (None, -1) else {}
         for name, value in {**endless, "max_steps": 0, "limit_train_batches": 0}.items():
             if trainer[name] == value:
