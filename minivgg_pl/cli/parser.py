@@ -20,7 +20,7 @@ from minivgg_pl.cli.short_names import HELP, OTHER_SHORT_NAMES
 from minivgg_pl.data.base import NO_HYPERPARAMETERS, ImageDataModule
 from minivgg_pl.data.cifar10 import CIFAR10DataModule
 from minivgg_pl.data.image_folder import ImageFolderDataModule
-from minivgg_pl.data.torchvision_datasets import TorchvisionDataModule
+from minivgg_pl.data.torchvision_datasets import CLASSES, TorchvisionDataModule
 from minivgg_pl.errors import InputError
 from minivgg_pl.runs.folder import newest_config
 
@@ -112,6 +112,8 @@ def shortened(message: str) -> str:
         return message
     option, typed = key[1], value[1] or value[2]
     given = f"--{option} {typed}"
+    if option in ("data", "data.dataset") and (name := {name.lower(): name for name in CLASSES}.get(typed.lower())):
+        return f"{given}: give --data minivgg_pl.TorchvisionDataModule --data.dataset {name}"
     if option == "config":
         return f"{given}: there is no such file; give a YAML file, such as a run's config.yaml"
     if value[2]:

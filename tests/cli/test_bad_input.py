@@ -17,7 +17,7 @@ OPTIONS = {
     "--epochs 1.5": "--trainer.max_epochs 1.5: expected int",
     "--checkpoint_every_n_steps 0": "--checkpoint_every_n_steps 0: expected PositiveInt",
     "--data.batch_size many": "--data.batch_size many: expected int",
-    "--data.dataset mnist": "data.dataset",
+    "--data.dataset mnist": "mnist: give --data minivgg_pl.TorchvisionDataModule --data.dataset MNIST (",
     "--data.batchsize 3": "batchsize' is not ",  # jsonargparse 4.39 says "expected", newer ones "accepted"
     "--data nope": "--data nope: no such class; give CIFAR10DataModule",
     "--data none/such": "none/such: there is no such folder; give a folder that has a folder of images",
@@ -95,7 +95,8 @@ MEANT = {
     "--image_size 64": "(it belongs to the data: after --data FOLDER, write it with `data.`",
     "--validation_split 0.1": "(did you mean --data.val_size? ",
     "--patience 3": "(--trainer.callbacks EarlyStopping does that; ",
-    "--data CIFAR100": "TorchvisionDataModule (a data set's name belongs to --data.dataset), or a folder",
+    "--data CIFAR100": "CIFAR100: give --data minivgg_pl.TorchvisionDataModule --data.dataset CIFAR100 (",
+    "--data cifar10": "TorchvisionDataModule (a data set's name belongs to --data.dataset), or a folder",
     "--amp": "(--trainer.precision bf16-mixed; ",
     "--weight_decay 0.1": "(--optimizer AdamW has one; ",
     "--model.dropout 0.3": "--model.dropout 0.3 (its rates belong to --variant; ",
