@@ -31,8 +31,8 @@ def draw_curves(
 
     Args:
         rows: One mapping for each epoch, at least one: `epoch` (int from 1), `train_loss`, `val_loss` (0 or more),
-            `train_acc`, `val_acc` (in [0, 1]). A nan is left out. The legend gives the last row's values
-            that are finite.
+            `train_acc`, `val_acc` (in [0, 1]). A nan is left out. The legend gives the last row's
+            finite values.
         path: Image to write or replace, in an existing folder; its suffix names the format. None: none is written.
         title: Line above the chart.
         reference: Rows of the article, as `minivgg_pl.plots.article.article_rows` returns them, drawn pale behind
